@@ -1,0 +1,2 @@
+//! Benches of the label path.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The kdh-export program.
+fn main() {}

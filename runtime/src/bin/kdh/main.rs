@@ -1,0 +1,2 @@
+//! The kdh program.
+fn main() {}

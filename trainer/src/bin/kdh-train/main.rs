@@ -1,0 +1,2 @@
+//! The kdh-train program.
+fn main() {}
