@@ -1,1 +1,6 @@
 //! kdh runtime.
+
+#[cfg(feature = "eval")]
+pub mod dataset;
+#[cfg(feature = "eval")]
+pub mod metrics;
