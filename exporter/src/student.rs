@@ -47,7 +47,7 @@ impl Student {
         let mut config =
             EncoderConfig::from_json(&config).map_err(|error| StudentError::Config(config_file.clone(), error))?;
         let vocabulary: Vec<String> =
-            read_text(&folder.join("vocab.txt"))?.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect();
+            read_text(&folder.join("vocab.txt"))?.lines().map(str::to_owned).collect();
         check_card(&card, &config, &vocabulary)?;
         config.max_tokens = card.max_tokens as usize;
 
@@ -59,6 +59,11 @@ impl Student {
         let classifier =
             Classifier::read(&weights, card.head, card.labels.len(), config.hidden_size).map_err(in_weights)?;
         Ok(Self { card, encoder, classifier, vocabulary })
+    }
+
+    /// The vocabulary as `vocab.txt` has it: one token a line.
+    pub fn vocabulary_file(&self) -> Vec<u8> {
+        self.vocabulary.iter().flat_map(|token| [token.as_bytes(), b"\n"]).flatten().copied().collect()
     }
 }
 

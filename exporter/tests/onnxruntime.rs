@@ -14,14 +14,14 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 /// Largest difference of f32 logits.
-const F32_BOUND: f32 = 1e-4;
+const F32_BOUND: f32 = 1e-5;
 /// Largest difference of int8 logits where all engines have the same integers.
-const INT8_BOUND: f32 = 1e-3;
+const INT8_BOUND: f32 = 1e-5;
 /// An engine's float32 error before rounding, in units of the integers, stays below this. Only inputs whose every
 /// rounding is farther from a tie have the same integers everywhere.
 const TIE_MARGIN: f64 = 1e-4;
 /// Where one integer flips at a tie, the logits move by the noise of int8 itself: their distance from f32.
-const INT8_NOISE: f32 = 0.5;
+const INT8_NOISE: f32 = 0.1;
 
 #[test]
 fn f32_graph_is_the_model() {
