@@ -75,6 +75,22 @@ pub fn label_indices(labels: &[String], codes: &[&str]) -> Result<Vec<usize>, Un
         .collect()
 }
 
+/// Parses a line as a JSON object.
+///
+/// A document goes by way of this and not of a derived `Deserialize`, because the errors of the latter quote the value.
+///
+/// # Errors
+///
+/// [`LineError::Truncated`], [`LineError::Syntax`] or [`LineError::NotAnObject`].
+pub fn parse_object(line: &str) -> Result<Map<String, Value>, LineError> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(LineError::NotAnObject),
+        Err(error) if error.is_eof() => Err(LineError::Truncated),
+        Err(error) => Err(LineError::Syntax { column: error.column() }),
+    }
+}
+
 /// One labelled document.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Document {
@@ -87,6 +103,28 @@ pub struct Document {
     /// Sentences with labels of their own, in order of the text; empty when the corpus has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sentences: Vec<DocumentSentence>,
+}
+
+impl Document {
+    /// Takes the fields of a document out of a JSON object and checks them.
+    ///
+    /// # Errors
+    ///
+    /// [`LineError`] when a field is missing or has the wrong type, or a sentence does not fit the text.
+    pub fn from_object(mut object: Map<String, Value>) -> Result<Self, LineError> {
+        let document = Self {
+            id: take_string(&mut object, "id", Field::Id)?,
+            text: take_string(&mut object, "text", Field::Text)?,
+            labels: take_labels(&mut object, Field::Labels)?,
+            sentences: match object.remove("sentences") {
+                None | Some(Value::Null) => Vec::new(),
+                Some(Value::Array(sentences)) => sentences.into_iter().map(parse_sentence).collect::<Result<_, _>>()?,
+                Some(_) => return Err(LineError::WrongType(Field::Sentences)),
+            },
+        };
+        check_offsets(&document)?;
+        Ok(document)
+    }
 }
 
 /// Shows sizes and labels; the text and the id stay out, because either may identify a patient.
@@ -117,11 +155,8 @@ pub struct DocumentSentence {
 /// to find duplicates.
 #[derive(Debug)]
 pub struct Reader<R> {
-    input: R,
-    line: usize,
-    first_blank: Option<usize>,
+    lines: Lines<R>,
     lines_by_id: HashMap<String, usize>,
-    buffer: Vec<u8>,
     finished: bool,
 }
 
@@ -143,34 +178,80 @@ impl Reader<BufReader<File>> {
 impl<R: BufRead> Reader<R> {
     /// Reads documents from `input`, the content of a JSON Lines file.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, first_blank: None, lines_by_id: HashMap::new(), buffer: Vec::new(), finished: false }
+        Self { lines: Lines::new(input), lines_by_id: HashMap::new(), finished: false }
     }
 
     fn read_document(&mut self) -> Result<Option<Document>, DatasetError> {
-        while self.read_line()? {
-            let line = self.line;
-            let at_line = |error| DatasetError::Line { line, error };
-            let text = str::from_utf8(&self.buffer)
-                .map_err(|error| at_line(LineError::InvalidUtf8 { byte: error.valid_up_to() }))?;
-            if text.trim_ascii().is_empty() {
-                self.first_blank.get_or_insert(line);
-                continue;
-            }
-            if let Some(blank) = self.first_blank {
-                return Err(DatasetError::Line { line: blank, error: LineError::Blank });
-            }
-            let document = parse_document(text).map_err(at_line)?;
-            if let Some(&first) = self.lines_by_id.get(&document.id) {
-                return Err(at_line(LineError::DuplicateId { first }));
-            }
-            self.lines_by_id.insert(document.id.clone(), line);
-            return Ok(Some(document));
+        let Some((line, text)) = self.lines.next_line()? else {
+            return if self.lines_by_id.is_empty() { Err(DatasetError::Empty) } else { Ok(None) };
+        };
+        let at_line = |error| DatasetError::Line { line, error };
+        let document = parse_object(text).and_then(Document::from_object).map_err(at_line)?;
+        if let Some(&first) = self.lines_by_id.get(&document.id) {
+            return Err(at_line(LineError::DuplicateId { first }));
         }
-        if self.lines_by_id.is_empty() { Err(DatasetError::Empty) } else { Ok(None) }
+        self.lines_by_id.insert(document.id.clone(), line);
+        Ok(Some(document))
+    }
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = Result<Document, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finished {
+            return None;
+        }
+        let item = self.read_document().transpose();
+        self.finished = !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+/// Reads the lines of a JSON Lines file: UTF-8, bounded, no blank line before the last one.
+///
+/// [`Reader`] is for documents; this is for an importer that makes documents of other objects.
+#[derive(Debug)]
+pub struct Lines<R> {
+    input: R,
+    line: usize,
+    first_blank: Option<usize>,
+    buffer: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Reads lines from `input`.
+    pub fn new(input: R) -> Self {
+        Self { input, line: 0, first_blank: None, buffer: Vec::new() }
+    }
+
+    /// The next line and its number, counted from 1; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError::Io`], or [`DatasetError::Line`] when the line is too long, not UTF-8, or follows a blank line.
+    pub fn next_line(&mut self) -> Result<Option<(usize, &str)>, DatasetError> {
+        loop {
+            if !self.fill()? {
+                return Ok(None);
+            }
+            if !self.buffer.trim_ascii().is_empty() {
+                break;
+            }
+            self.first_blank.get_or_insert(self.line);
+        }
+        if let Some(line) = self.first_blank {
+            return Err(DatasetError::Line { line, error: LineError::Blank });
+        }
+        let line = self.line;
+        match str::from_utf8(&self.buffer) {
+            Ok(text) => Ok(Some((line, text))),
+            Err(error) => Err(DatasetError::Line { line, error: LineError::InvalidUtf8 { byte: error.valid_up_to() } }),
+        }
     }
 
     /// Fills the buffer with the next line, without its line feed; false at the end of the input.
-    fn read_line(&mut self) -> Result<bool, DatasetError> {
+    fn fill(&mut self) -> Result<bool, DatasetError> {
         self.buffer.clear();
         // One byte more than a line may have: its line feed, or the proof that it is too long.
         let limit = MAX_LINE_BYTES as u64 + 1;
@@ -192,25 +273,13 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-impl<R: BufRead> Iterator for Reader<R> {
-    type Item = Result<Document, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.finished {
-            return None;
-        }
-        let item = self.read_document().transpose();
-        self.finished = !matches!(item, Some(Ok(_)));
-        item
-    }
-}
-
 /// Writes documents as JSON Lines that [`Reader`] reads back unchanged.
 ///
 /// It checks neither ids nor offsets: what is written is what it was given.
 #[derive(Debug)]
 pub struct Writer<W> {
     output: W,
+    buffer: Vec<u8>,
 }
 
 impl Writer<BufWriter<File>> {
@@ -227,17 +296,22 @@ impl Writer<BufWriter<File>> {
 impl<W: Write> Writer<W> {
     /// Writes to `output`.
     pub fn new(output: W) -> Self {
-        Self { output }
+        Self { output, buffer: Vec::new() }
     }
 
     /// Writes one line.
     ///
     /// # Errors
     ///
-    /// When the output refuses it.
+    /// When the line would be longer than [`MAX_LINE_BYTES`], or the output refuses it.
     pub fn write(&mut self, document: &Document) -> io::Result<()> {
-        serde_json::to_writer(&mut self.output, document)?;
-        self.output.write_all(b"\n")
+        self.buffer.clear();
+        serde_json::to_writer(&mut self.buffer, document)?;
+        if self.buffer.len() > MAX_LINE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, LineError::TooLong));
+        }
+        self.buffer.push(b'\n');
+        self.output.write_all(&self.buffer)
     }
 
     /// Flushes and gives the output back. A writer that is dropped instead cannot report a full disk.
@@ -451,27 +525,6 @@ impl fmt::Display for UnknownLabel {
 
 impl core::error::Error for UnknownLabel {}
 
-/// Goes by way of [`Value`] and not of a derived `Deserialize`, because the errors of the latter quote the value.
-fn parse_document(line: &str) -> Result<Document, LineError> {
-    let value: Value = serde_json::from_str(line).map_err(|error| match error.classify() {
-        serde_json::error::Category::Eof => LineError::Truncated,
-        _ => LineError::Syntax { column: error.column() },
-    })?;
-    let Value::Object(mut object) = value else { return Err(LineError::NotAnObject) };
-    let document = Document {
-        id: take_string(&mut object, "id", Field::Id)?,
-        text: take_string(&mut object, "text", Field::Text)?,
-        labels: take_labels(&mut object, Field::Labels)?,
-        sentences: match object.remove("sentences") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(sentences)) => sentences.into_iter().map(parse_sentence).collect::<Result<_, _>>()?,
-            Some(_) => return Err(LineError::WrongType(Field::Sentences)),
-        },
-    };
-    check_offsets(&document)?;
-    Ok(document)
-}
-
 fn parse_sentence(value: Value) -> Result<DocumentSentence, LineError> {
     let Value::Object(mut object) = value else { return Err(LineError::WrongType(Field::Sentences)) };
     Ok(DocumentSentence {
@@ -630,6 +683,10 @@ mod tests {
         assert_eq!(read_bytes(format!("{}\n", line(MAX_LINE_BYTES)).as_bytes()).unwrap().len(), 1);
         assert_eq!(line_error(line(MAX_LINE_BYTES + 1)), (1, LineError::TooLong));
         assert_eq!(line_error(format!("{}\n", line(MAX_LINE_BYTES + 1))), (1, LineError::TooLong));
+        let text = "x".repeat(MAX_LINE_BYTES);
+        let document = Document { id: "a".into(), text, labels: Vec::new(), sentences: Vec::new() };
+        let error = Writer::new(io::sink()).write(&document).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         // An endless line is refused at the bound and not read to its end.
         let endless = BufReader::new(io::repeat(b'x'));
         assert!(Reader::new(endless).next().unwrap().is_err());
