@@ -1,1 +1,18 @@
-//! Trainer.
+//! Trains students for the box: data import, encoders of the BERT family, multi-label fine-tuning, evaluation.
+//!
+//! Host only. Everything here runs on libtorch through `tch`; the box never links it. What crosses to the exporter is
+//! a *student folder* ([`kdh_format::student`]).
+//!
+//! Text becomes tokens and sentences through the runtime's own code ([`kdh_runtime::text`]), so a student sees in
+//! training what it will see on the box.
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod encoder;
+pub mod fit;
+pub mod import;
+pub mod model;
+pub mod optimizer;
+pub mod predict;
+pub mod weights;

@@ -1,2 +1,97 @@
-//! The kdh-train program.
-fn main() {}
+//! `kdh-train`: import data, fetch weights, fine-tune, evaluate, choose thresholds.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod eval;
+mod fit;
+mod thresholds;
+mod weights;
+
+/// Trains multi-label text classifiers for kdh boxes.
+///
+/// The usual way: `import` a corpus, `weights fetch` pretrained weights, `fit` a student, choose its `thresholds`,
+/// `eval` it, and hand the student folder to `kdh-export pack`.
+///
+/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done, 1 it failed, 2 the
+/// command line is wrong.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a corpus into JSON Lines.
+    #[command(subcommand)]
+    Import(kdh_trainer::import::ImportCommand),
+    /// Prepare pretrained weights.
+    #[command(subcommand)]
+    Weights(weights::WeightsCommand),
+    /// Fine-tune an encoder with a multi-label head.
+    Fit(Box<fit::Fit>),
+    /// Score a student on labelled data.
+    Eval(eval::Eval),
+    /// Choose the labels' thresholds from predictions on data that the student was not trained on.
+    Thresholds(thresholds::Thresholds),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Import(command) => command.run(),
+        Command::Weights(command) => command.run(),
+        Command::Fit(command) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Thresholds(command) => command.run(),
+    }
+}
+
+/// Where tensors live and how many threads work on them.
+#[derive(clap::Args)]
+struct Machine {
+    /// Threads of one tensor operation; the number of cores when not given.
+    #[arg(long)]
+    threads: Option<i32>,
+    /// Device: cuda when libtorch has it and a GPU is there, else cpu.
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+impl Machine {
+    fn device(&self) -> Result<tch::Device> {
+        if let Some(threads) = self.threads {
+            anyhow::ensure!((1..=1024).contains(&threads), "--threads must be 1 to 1024");
+            tch::set_num_threads(threads);
+        }
+        let cuda = tch::Cuda::is_available();
+        match self.device {
+            DeviceChoice::Cpu => Ok(tch::Device::Cpu),
+            DeviceChoice::Auto => Ok(if cuda { tch::Device::Cuda(0) } else { tch::Device::Cpu }),
+            DeviceChoice::Cuda if cuda => Ok(tch::Device::Cuda(0)),
+            DeviceChoice::Cuda => anyhow::bail!(
+                "no CUDA device: point LIBTORCH at a libtorch with CUDA, build again, and check the driver"
+            ),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Labelled documents as tensors: tokens, sentences and labels, batched by length.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use kdh_format::student::TokenizerCard;
+use kdh_runtime::dataset::Document;
+use kdh_runtime::text::{Encoding, Sentences, Tokenizer, TokenizerOptions};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+/// One document as the model reads it.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// The document's name in its file.
+    pub id: String,
+    /// Token ids, special tokens included.
+    pub ids: Vec<i64>,
+    /// Sentence of each token, -1 for special tokens.
+    pub sentence_ids: Vec<i64>,
+    /// Number of sentences that have a token.
+    pub sentences: usize,
+    /// One flag a label.
+    pub labels: Vec<bool>,
+    /// One flag a label for each sentence; empty when the corpus has no sentence labels.
+    pub sentence_labels: Vec<Vec<bool>>,
+    /// Tokens that did not fit.
+    pub dropped_tokens: usize,
+}
+
+/// Where sentences begin and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boundaries {
+    /// As the box will find them, by the runtime's own splitter.
+    Box,
+    /// As the corpus has them; documents without any fall back to the splitter.
+    Corpus,
+}
+
+/// Turns documents into examples.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    codes: Vec<String>,
+    boundaries: Boundaries,
+}
+
+impl Encoder {
+    /// An encoder for texts of up to `max_tokens` tokens and labels `codes`, in the order of the logits.
+    ///
+    /// # Errors
+    /// When the vocabulary is not usable.
+    pub fn new(
+        vocabulary: &[u8],
+        card: &TokenizerCard,
+        codes: Vec<String>,
+        max_tokens: usize,
+        max_sentences: usize,
+        boundaries: Boundaries,
+    ) -> Result<Self> {
+        let options =
+            TokenizerOptions { lowercase: card.lowercase, cls: &card.cls, sep: &card.sep, unk: &card.unk };
+        let tokenizer = Tokenizer::new(vocabulary, &options).context("vocab.txt cannot be used")?;
+        Ok(Self { tokenizer, encoding: Encoding::new(max_tokens, max_sentences), codes, boundaries })
+    }
+
+    /// Number of tokens in the vocabulary.
+    pub fn vocabulary_len(&self) -> usize {
+        self.tokenizer.vocabulary_len()
+    }
+
+    /// Encodes one document.
+    ///
+    /// A sentence has a label when it overlaps a labelled sentence of the corpus, so that sentence labels survive other
+    /// boundaries than the corpus's own.
+    ///
+    /// # Errors
+    /// When a label is unknown.
+    pub fn encode(&mut self, document: &Document) -> Result<Example> {
+        let labels = self.flags(&document.labels).with_context(|| format!("document {}", document.id))?;
+        let text = &document.text;
+        let encoding = &mut self.encoding;
+        if self.boundaries == Boundaries::Corpus && !document.sentences.is_empty() {
+            let ranges = document.sentences.iter().map(|sentence| sentence.start..sentence.end);
+            self.tokenizer.encode(text, ranges, encoding);
+        } else {
+            self.tokenizer.encode(text, Sentences::new(text), encoding);
+        }
+        let ids = self.encoding.ids().iter().map(|&id| i64::from(id)).collect();
+        let sentence_ids = self.encoding.sentence_ids().iter().map(|&id| i64::from(id)).collect();
+        let sentence_labels = if document.sentences.is_empty() {
+            Vec::new()
+        } else {
+            self.encoding
+                .sentences()
+                .iter()
+                .map(|sentence| {
+                    let mut merged = vec![false; self.codes.len()];
+                    for labelled in &document.sentences {
+                        if labelled.start < sentence.end as usize && (sentence.start as usize) < labelled.end {
+                            for (to, from) in merged.iter_mut().zip(self.flags(&labelled.labels)?) {
+                                *to |= from;
+                            }
+                        }
+                    }
+                    Ok(merged)
+                })
+                .collect::<Result<_>>()
+                .with_context(|| format!("sentences of document {}", document.id))?
+        };
+        Ok(Example {
+            id: document.id.clone(),
+            ids,
+            sentence_ids,
+            sentences: self.encoding.sentences().len(),
+            labels,
+            sentence_labels,
+            dropped_tokens: self.encoding.text_tokens() - self.encoding.kept_tokens(),
+        })
+    }
+
+    /// Encodes all documents.
+    ///
+    /// # Errors
+    /// When there are none, or a label is unknown.
+    pub fn encode_all(&mut self, documents: &[Document]) -> Result<Vec<Example>> {
+        ensure!(!documents.is_empty(), "there are no documents");
+        documents.iter().map(|document| self.encode(document)).collect()
+    }
+
+    fn flags(&self, labels: &[String]) -> Result<Vec<bool>> {
+        let mut flags = vec![false; self.codes.len()];
+        for label in labels {
+            match self.codes.iter().position(|code| code == label) {
+                Some(index) => flags[index] = true,
+                None => bail!("label {label:?} is not one of {}", self.codes.join(", ")),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+/// Several examples of about the same length, padded to the longest.
+#[derive(Debug)]
+pub struct Batch {
+    /// int64 `[batch, tokens]`.
+    pub ids: Tensor,
+    /// bool `[batch, tokens]`, true for real tokens.
+    pub mask: Tensor,
+    /// int64 `[batch, tokens]`, -1 where a token belongs to no sentence.
+    pub sentence_ids: Tensor,
+    /// Most sentences of any example in the batch, at least 1.
+    pub sentences: i64,
+    /// f32 `[batch, labels]`, 0 or 1.
+    pub labels: Tensor,
+    /// f32 `[batch, sentences, labels]`, 0 or 1.
+    pub sentence_labels: Tensor,
+    /// f32 `[batch, sentences]`, 1 where a sentence exists and its labels are known.
+    pub sentence_weights: Tensor,
+}
+
+impl Batch {
+    /// Puts examples side by side. There is at least one, and all have as many labels.
+    pub fn new(examples: &[&Example], pad_id: i64, device: Device) -> Self {
+        let batch = examples.len();
+        let tokens = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
+        let sentences = examples.iter().map(|example| example.sentences).max().unwrap_or(0).max(1);
+        let labels = examples.first().map_or(0, |example| example.labels.len());
+        let mut ids = vec![pad_id; batch * tokens];
+        let mut mask = vec![false; batch * tokens];
+        let mut sentence_ids = vec![-1; batch * tokens];
+        let mut truth = vec![0f32; batch * labels];
+        let mut sentence_truth = vec![0f32; batch * sentences * labels];
+        let mut weights = vec![0f32; batch * sentences];
+        for (row, example) in examples.iter().enumerate() {
+            let start = row * tokens;
+            let length = example.ids.len();
+            ids[start..start + length].copy_from_slice(&example.ids);
+            sentence_ids[start..start + length].copy_from_slice(&example.sentence_ids);
+            mask[start..start + length].fill(true);
+            for (label, &flag) in example.labels.iter().enumerate() {
+                truth[row * labels + label] = f32::from(flag);
+            }
+            for (sentence, flags) in example.sentence_labels.iter().enumerate() {
+                weights[row * sentences + sentence] = 1.0;
+                for (label, &flag) in flags.iter().enumerate() {
+                    sentence_truth[(row * sentences + sentence) * labels + label] = f32::from(flag);
+                }
+            }
+        }
+        let [batch, tokens, sentences, labels] = [batch, tokens, sentences, labels].map(|size| size as i64);
+        let on = |tensor: Tensor, shape: &[i64]| tensor.view(shape).to_device(device);
+        Self {
+            ids: on(Tensor::from_slice(&ids), &[batch, tokens]),
+            mask: on(Tensor::from_slice(&mask), &[batch, tokens]).to_kind(Kind::Bool),
+            sentence_ids: on(Tensor::from_slice(&sentence_ids), &[batch, tokens]),
+            sentences,
+            labels: on(Tensor::from_slice(&truth), &[batch, labels]),
+            sentence_labels: on(Tensor::from_slice(&sentence_truth), &[batch, sentences, labels]),
+            sentence_weights: on(Tensor::from_slice(&weights), &[batch, sentences]),
+        }
+    }
+}
+
+/// The order of one epoch: indices of the examples of every batch.
+///
+/// Examples are shuffled, sorted by length within stretches of 16 batches, and the batches shuffled again: little
+/// padding, and still random. The same seed and epoch give the same order.
+pub fn epoch_order(examples: &[Example], batch_size: usize, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.shuffle(&mut random);
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for stretch in order.chunks_mut(batch_size * 16) {
+        stretch.sort_by_key(|&index| examples[index].ids.len());
+        batches.extend(stretch.chunks(batch_size).map(<[usize]>::to_vec));
+    }
+    batches.shuffle(&mut random);
+    batches
+}
+
+/// Share of examples that have each label, as the starting point of a head: among labelled sentences where there are
+/// any, else among documents.
+pub fn base_rates(examples: &[Example], labels: usize) -> Vec<f64> {
+    let by_sentence = examples.iter().any(|example| !example.sentence_labels.is_empty());
+    let mut counts = vec![0usize; labels];
+    let mut total = 0;
+    let mut count = |flags: &[bool]| {
+        total += 1;
+        for (count, &flag) in counts.iter_mut().zip(flags) {
+            *count += usize::from(flag);
+        }
+    };
+    for example in examples {
+        if by_sentence {
+            example.sentence_labels.iter().for_each(|flags| count(flags));
+        } else {
+            count(&example.labels);
+        }
+    }
+    counts.iter().map(|&count| count as f64 / total.max(1) as f64).collect()
+}
+
+/// Every label of the documents, sorted.
+pub fn label_codes(documents: &[Document]) -> Vec<String> {
+    let mut codes: Vec<String> = documents.iter().flat_map(|document| document.labels.iter().cloned()).collect();
+    codes.sort();
+    codes.dedup();
+    codes
+}
+
+/// Reads a labelled file.
+///
+/// # Errors
+/// As the runtime's reader; the text names the file and the line.
+pub fn read(path: &Path) -> Result<Vec<Document>> {
+    kdh_runtime::dataset::read(path).with_context(|| format!("cannot read the data {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(length: usize) -> Example {
+        Example {
+            id: length.to_string(),
+            ids: vec![5; length],
+            sentence_ids: vec![0; length],
+            sentences: 1,
+            labels: vec![true, false],
+            sentence_labels: vec![vec![false, true]],
+            dropped_tokens: 0,
+        }
+    }
+
+    #[test]
+    fn an_epoch_holds_every_example_once_and_repeats_by_seed() {
+        let examples: Vec<Example> = (1..100).map(example).collect();
+        let order = epoch_order(&examples, 8, 7, 3);
+        let mut all: Vec<usize> = order.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..99).collect::<Vec<_>>());
+        assert_eq!(order, epoch_order(&examples, 8, 7, 3));
+        assert_ne!(order, epoch_order(&examples, 8, 7, 4));
+        assert_ne!(order, epoch_order(&examples, 8, 8, 3));
+    }
+
+    #[test]
+    fn a_batch_pads_to_its_longest() {
+        let (short, long) = (example(2), example(5));
+        let batch = Batch::new(&[&short, &long], 9, Device::Cpu);
+        assert_eq!(batch.ids.size(), [2, 5]);
+        assert_eq!(i64::try_from(batch.mask.sum(Kind::Int64)).unwrap(), 7);
+        assert_eq!(batch.ids.int64_value(&[0, 4]), 9);
+        assert_eq!(batch.sentence_ids.int64_value(&[0, 4]), -1);
+        assert_eq!(batch.sentence_labels.double_value(&[1, 0, 1]), 1.0);
+    }
+
+    #[test]
+    fn base_rates_prefer_sentences() {
+        assert_eq!(base_rates(&[example(1)], 2), [0.0, 1.0]);
+        let mut plain = example(1);
+        plain.sentence_labels.clear();
+        assert_eq!(base_rates(&[plain], 2), [1.0, 0.0]);
+    }
+}

@@ -1,0 +1,499 @@
+//! Supervised fine-tuning of an encoder with a multi-label head.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use kdh_format::student::{Head, Metric, Provenance, StudentCard, StudentLabel, TokenizerCard};
+use kdh_runtime::dataset::Document;
+use kdh_runtime::metrics::thresholds::{Policy, choose};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use crate::checkpoint::{Checkpoints, Progress};
+use crate::config::{Architecture, EncoderConfig};
+use crate::data::{Batch, Boundaries, Encoder, Example, base_rates, epoch_order};
+use crate::encoder::{Pass, Precision};
+use crate::model::{Classifier, Logits};
+use crate::optimizer::{AdamW, Rates, linear_schedule};
+use crate::predict::Predictions;
+
+/// Everything that decides the result of a run, but for the data and the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct FitOptions {
+    /// Passes over the training data.
+    #[arg(long, default_value_t = 6)]
+    pub epochs: usize,
+    /// Documents a step.
+    #[arg(long, default_value_t = 16)]
+    pub batch_size: usize,
+    /// Longest input in tokens; what is longer is cut, and counted.
+    #[arg(long, default_value_t = 384)]
+    pub max_tokens: usize,
+    /// Most sentences of a document; the text beyond joins the last one.
+    #[arg(long, default_value_t = 64)]
+    pub max_sentences: usize,
+    /// Peak learning rate of the encoder.
+    #[arg(long, default_value_t = 1.2e-4)]
+    pub learning_rate: f64,
+    /// The head's learning rate, as a multiple of the encoder's.
+    #[arg(long, default_value_t = 20.0)]
+    pub head_factor: f64,
+    /// Factor of the learning rate from each layer to the one below it.
+    #[arg(long, default_value_t = 1.0)]
+    pub layer_decay: f64,
+    /// Share of all steps over which the learning rate rises.
+    #[arg(long, default_value_t = 0.1)]
+    pub warm_up: f64,
+    /// Decoupled weight decay of matrices.
+    #[arg(long, default_value_t = 0.01)]
+    pub weight_decay: f64,
+    /// Largest joint norm of the gradients.
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f64,
+    /// Dropout on residual branches and on sentence means.
+    #[arg(long, default_value_t = 0.1)]
+    pub dropout: f64,
+    /// Dropout on attention probabilities; more than 0 takes libtorch's slow attention.
+    #[arg(long, default_value_t = 0.0)]
+    pub attention_dropout: f64,
+    /// Weight of the sentence loss beside the document loss.
+    #[arg(long, default_value_t = 2.0)]
+    pub sentence_weight: f64,
+    /// How documents get their logits: `sentence-evidence` or `mean`.
+    #[arg(long, value_parser = parse_head, default_value = "sentence-evidence")]
+    pub head: Head,
+    /// Whose sentence boundaries to train and evaluate with.
+    #[arg(long, value_enum, default_value_t = Boundaries::Corpus)]
+    pub boundaries: Boundaries,
+    /// Arithmetic of the linear layers.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    pub precision: Precision,
+    /// Seed of the order of the data and of dropout.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// What chooses the best epoch on dev.
+    #[arg(long, value_enum, default_value_t = Selection::MicroAuprc)]
+    pub select: Selection,
+    /// Stop after so many epochs without a better one.
+    #[arg(long, default_value_t = 3)]
+    pub patience: usize,
+}
+
+/// What chooses the best epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selection {
+    /// Area under the micro precision-recall curve: needs no threshold, so it is less noisy than F1 on a small dev set.
+    MicroAuprc,
+    /// Micro-F1 at the best global threshold.
+    MicroF1,
+    /// Binary cross-entropy.
+    Loss,
+    /// The last epoch, whatever dev says.
+    Last,
+}
+
+/// What a run works on.
+#[derive(Debug)]
+pub struct FitInput<'a> {
+    /// Folder of pretrained weights, or a student folder to go on from.
+    pub weights: &'a Path,
+    /// Training documents.
+    pub train: &'a [Document],
+    /// Documents that choose the epoch.
+    pub dev: &'a [Document],
+    /// Labels in the order of the logits: codes and names.
+    pub labels: &'a [LabelName],
+    /// What is known of where data and weights come from.
+    pub provenance: Provenance,
+    /// Name for the card.
+    pub name: String,
+}
+
+/// Code and name of a label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelName {
+    /// Short code, as the data writes it.
+    pub code: String,
+    /// Name in words.
+    pub name: String,
+}
+
+/// Where a run writes, and how it shows itself.
+#[derive(Debug)]
+pub struct FitOutput {
+    /// Folder of the run: `best/` (a student folder), `dev-predictions.jsonl`, `metrics.jsonl`, checkpoints.
+    pub folder: PathBuf,
+    /// Steps between checkpoints.
+    pub checkpoint_every: usize,
+    /// Stop after so many steps of this process, leaving a checkpoint, as a kill would.
+    pub stop_after: Option<usize>,
+    /// Draw a progress bar on standard error.
+    pub progress_bar: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FitReport {
+    /// Folder of the best student.
+    pub student: PathBuf,
+    /// False when `stop_after` ended it early.
+    pub finished: bool,
+    /// Steps taken in all.
+    pub steps: usize,
+    /// Epochs done in all.
+    pub epochs: usize,
+    /// Best selection score on dev.
+    pub best_score: Option<f64>,
+    /// Documents of the training data that were cut at `max_tokens`.
+    pub cut_documents: usize,
+}
+
+/// Fine-tunes, or goes on with a run that was killed.
+///
+/// The loss is binary cross-entropy with logits on documents plus `sentence_weight` times the same on sentences, where
+/// the corpus has sentence labels. The same options, data, weights and number of threads give the same bits, killed
+/// and resumed or not.
+///
+/// # Errors
+/// When the input does not fit together, a file cannot be written, or the loss is no longer finite; the text then names
+/// the step and the last checkpoint.
+pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, device: Device) -> Result<FitReport> {
+    let config = EncoderConfig::read(input.weights)?;
+    check(input, options, &config)?;
+    fs::create_dir_all(&output.folder).with_context(|| format!("cannot create {}", output.folder.display()))?;
+
+    let vocabulary_path = input.weights.join("vocab.txt");
+    let vocabulary =
+        fs::read(&vocabulary_path).with_context(|| format!("cannot read {}", vocabulary_path.display()))?;
+    let tokenizer = tokenizer_card(input.weights, config.architecture);
+    let codes: Vec<String> = input.labels.iter().map(|label| label.code.clone()).collect();
+    let mut encoder = Encoder::new(
+        &vocabulary,
+        &tokenizer,
+        codes.clone(),
+        options.max_tokens,
+        options.max_sentences,
+        options.boundaries,
+    )?;
+    ensure!(
+        encoder.vocabulary_len() as i64 <= config.vocab_size,
+        "vocab.txt has {} tokens, the weights have rows for {}",
+        encoder.vocabulary_len(),
+        config.vocab_size
+    );
+    let train = encoder.encode_all(input.train).context("in the training data")?;
+    let dev = encoder.encode_all(input.dev).context("in the dev data")?;
+    let cut_documents = train.iter().filter(|example| example.dropped_tokens > 0).count();
+    let rates = base_rates(&train, codes.len());
+    for (code, rate) in codes.iter().zip(&rates) {
+        if *rate == 0.0 {
+            eprintln!("warning: label {code} never occurs in the training data; it is kept and will not be predicted");
+        }
+    }
+
+    let model = Classifier::from_pretrained(input.weights, options.head, &rates, device)?;
+    let mut optimizer = AdamW::new(
+        model.parameters(),
+        Rates {
+            encoder: options.learning_rate,
+            head: options.learning_rate * options.head_factor,
+            layer_decay: options.layer_decay,
+            weight_decay: options.weight_decay,
+        },
+    );
+
+    let checkpoints = Checkpoints::new(&output.folder);
+    let mut progress = Progress {
+        step: 0,
+        epoch: 0,
+        batches_done: 0,
+        epoch_loss: 0.0,
+        best_score: None,
+        epochs_without_gain: 0,
+        fingerprint: fingerprint(input, options)?,
+    };
+    if let Some((tensors, saved)) = checkpoints.load()? {
+        ensure!(
+            saved.fingerprint == progress.fingerprint,
+            "{} holds a run with other options or data: choose another folder or remove it",
+            output.folder.display()
+        );
+        optimizer.restore(tensors, saved.step as i64)?;
+        progress = saved;
+        eprintln!("going on at step {}, epoch {}", progress.step, progress.epoch + 1);
+    }
+
+    let best_folder = output.folder.join("best");
+    let steps_per_epoch = train.len().div_ceil(options.batch_size);
+    let total_steps = steps_per_epoch * options.epochs;
+    let warm_up = (total_steps as f64 * options.warm_up) as usize;
+    let bar = progress_bar(output.progress_bar, total_steps);
+    bar.set_position(progress.step as u64);
+    let mut log = MetricsLog::open(&output.folder.join("metrics.jsonl"), progress.step)?;
+    let mut steps_here = 0;
+    let report = |progress: &Progress, finished| FitReport {
+        student: best_folder.clone(),
+        finished,
+        steps: progress.step,
+        epochs: progress.epoch,
+        best_score: progress.best_score,
+        cut_documents,
+    };
+
+    while progress.epoch < options.epochs && progress.epochs_without_gain < options.patience.max(1) {
+        let order = epoch_order(&train, options.batch_size, options.seed, progress.epoch);
+        for indices in &order[progress.batches_done..] {
+            let started = Instant::now();
+            let chosen: Vec<&Example> = indices.iter().map(|&index| &train[index]).collect();
+            let batch = Batch::new(&chosen, config.architecture.pad_id(), device);
+            // Dropout must not depend on what ran before in this process, or a resumed run would differ.
+            tch::manual_seed((options.seed.wrapping_mul(1_000_003).wrapping_add(progress.step as u64) >> 1) as i64);
+            let pass = Pass {
+                precision: options.precision,
+                hidden_dropout: options.dropout,
+                attention_dropout: options.attention_dropout,
+            };
+            let loss = supervised_loss(&model.forward(&batch, pass), &batch, options.sentence_weight);
+            let loss_value = loss.double_value(&[]);
+            if !loss_value.is_finite() {
+                let kept = checkpoints.latest().map_or("there is none yet".to_owned(), |path| path.display().to_string());
+                bail!(
+                    "the loss is {loss_value} at step {}; last good checkpoint: {kept}; try a lower --learning-rate",
+                    progress.step + 1
+                );
+            }
+            optimizer.zero_grad();
+            loss.backward();
+            let norm = optimizer.clip(options.clip);
+            let factor = linear_schedule(progress.step, warm_up, total_steps);
+            optimizer.step(factor);
+
+            progress.step += 1;
+            progress.batches_done += 1;
+            progress.epoch_loss += loss_value;
+            steps_here += 1;
+            bar.inc(1);
+            bar.set_message(format!("loss {:.4}", progress.epoch_loss / progress.batches_done as f64));
+            log.write(&json!({"event": "step", "step": progress.step, "epoch": progress.epoch + 1, "loss": loss_value,
+                "gradient_norm": norm, "learning_rate": options.learning_rate * factor,
+                "tokens": batch.ids.size()[1], "seconds": started.elapsed().as_secs_f64()}))?;
+            let stop = output.stop_after == Some(steps_here);
+            if stop || progress.step % output.checkpoint_every.max(1) == 0 {
+                checkpoints.save(&optimizer.state(), &progress)?;
+            }
+            if stop {
+                bar.abandon();
+                return Ok(report(&progress, false));
+            }
+        }
+
+        bar.set_message("scoring dev");
+        let predictions = Predictions::of(&model, &dev, options.batch_size, options.precision, device, |_| ());
+        let scores = DevScores::of(&predictions, &codes)?;
+        let score = match options.select {
+            Selection::MicroAuprc => scores.micro_auprc,
+            Selection::MicroF1 => scores.micro_f1,
+            Selection::Loss => -scores.loss,
+            Selection::Last => progress.epoch as f64,
+        };
+        let better = progress.best_score.is_none_or(|best| score > best);
+        log.write(&json!({"event": "epoch", "step": progress.step, "epoch": progress.epoch + 1,
+            "train_loss": progress.epoch_loss / progress.batches_done as f64, "dev": scores, "best": better}))?;
+        bar.println(format!(
+            "epoch {:>2}  train loss {:.4}  dev loss {:.4}  micro-AUPRC {:.4}  micro-F1 {:.4} at {:.2}{}",
+            progress.epoch + 1,
+            progress.epoch_loss / progress.batches_done as f64,
+            scores.loss,
+            scores.micro_auprc,
+            scores.micro_f1,
+            scores.threshold,
+            if better { "  best" } else { "" }
+        ));
+        if better {
+            let card = card(input, options, &tokenizer, &scores, progress.epoch + 1);
+            model.write(&best_folder, &vocabulary, &card)?;
+            predictions.write(&output.folder.join("dev-predictions.jsonl"), &codes)?;
+            progress.best_score = Some(score);
+            progress.epochs_without_gain = 0;
+        } else {
+            progress.epochs_without_gain += 1;
+        }
+        progress.epoch += 1;
+        progress.batches_done = 0;
+        progress.epoch_loss = 0.0;
+        checkpoints.save(&optimizer.state(), &progress)?;
+    }
+    bar.finish_and_clear();
+    Ok(report(&progress, true))
+}
+
+/// Binary cross-entropy of documents, plus that of sentences whose labels are known.
+pub fn supervised_loss(logits: &Logits, batch: &Batch, sentence_weight: f64) -> Tensor {
+    let documents =
+        logits.documents.binary_cross_entropy_with_logits::<Tensor>(&batch.labels, None, None, Reduction::Mean);
+    if sentence_weight == 0.0 {
+        return documents;
+    }
+    let weights = batch.sentence_weights.unsqueeze(-1);
+    // Absent sentences have a huge negative logit: replace it before the loss, so that their gradient is zero, not NaN.
+    let sentences = logits.sentences.where_self(&weights.gt(0.0), &Tensor::zeros_like(&logits.sentences));
+    let each = sentences.binary_cross_entropy_with_logits::<Tensor>(&batch.sentence_labels, None, None, Reduction::None);
+    let labels = batch.labels.size()[1] as f64;
+    let known = batch.sentence_weights.sum(Kind::Float).clamp_min(1.0) * labels;
+    documents + (each * weights).sum(Kind::Float) / known * sentence_weight
+}
+
+/// Options of the tokeniser that a weights folder implies.
+pub fn tokenizer_card(weights: &Path, architecture: Architecture) -> TokenizerCard {
+    let lowercase = fs::read(weights.join("tokenizer_config.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+        .and_then(|config| config.get("do_lower_case")?.as_bool())
+        .unwrap_or(true);
+    let (cls, sep) = match architecture {
+        Architecture::Bert | Architecture::DistilBert => ("[CLS]", "[SEP]"),
+        Architecture::MpNet => ("<s>", "</s>"),
+    };
+    TokenizerCard { lowercase, cls: cls.into(), sep: sep.into(), unk: "[UNK]".into() }
+}
+
+/// What dev says after an epoch.
+#[derive(Debug, Serialize)]
+struct DevScores {
+    loss: f64,
+    micro_auprc: f64,
+    /// At the threshold that is best on these same documents: an optimistic figure, good only to compare epochs.
+    micro_f1: f64,
+    threshold: f32,
+}
+
+impl DevScores {
+    fn of(predictions: &Predictions, codes: &[String]) -> Result<Self> {
+        let labels = codes.len();
+        let threshold = choose(&predictions.truth, &predictions.probabilities(), labels, Policy::Global)?[0];
+        let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+        let metrics = predictions.metrics(&codes, &vec![threshold; labels])?;
+        Ok(Self {
+            loss: predictions.loss(),
+            micro_auprc: metrics.micro_auprc.unwrap_or(0.0),
+            micro_f1: metrics.micro_f1,
+            threshold,
+        })
+    }
+}
+
+fn card(
+    input: &FitInput<'_>,
+    options: &FitOptions,
+    tokenizer: &TokenizerCard,
+    scores: &DevScores,
+    epoch: usize,
+) -> StudentCard {
+    let mut provenance = input.provenance.clone();
+    provenance.seed = options.seed;
+    provenance.metrics = [("best_epoch", epoch as f64), ("fit_dev_loss", scores.loss), ("fit_dev_micro_auprc", scores.micro_auprc)]
+        .map(|(name, value)| Metric { name: name.into(), value })
+        .into();
+    StudentCard {
+        version: 1,
+        name: input.name.clone(),
+        head: options.head,
+        labels: input
+            .labels
+            .iter()
+            .map(|label| StudentLabel {
+                code: label.code.clone(),
+                name: label.name.clone(),
+                threshold: scores.threshold,
+            })
+            .collect(),
+        max_tokens: options.max_tokens as u32,
+        max_sentences: options.max_sentences as u32,
+        tokenizer: tokenizer.clone(),
+        provenance,
+    }
+}
+
+fn check(input: &FitInput<'_>, options: &FitOptions, config: &EncoderConfig) -> Result<()> {
+    ensure!(!input.labels.is_empty(), "there are no labels");
+    ensure!(!input.train.is_empty(), "the training data is empty");
+    ensure!(!input.dev.is_empty(), "the dev data is empty");
+    ensure!(options.batch_size > 0 && options.epochs > 0, "--batch-size and --epochs must be at least 1");
+    ensure!(
+        (3..=config.longest_input()).contains(&(options.max_tokens as i64)),
+        "--max-tokens {} is out of range: these weights take 3 to {}",
+        options.max_tokens,
+        config.longest_input()
+    );
+    ensure!((1..=4096).contains(&options.max_sentences), "--max-sentences must be 1 to 4096");
+    for (name, value) in [("dropout", options.dropout), ("attention-dropout", options.attention_dropout), ("warm-up", options.warm_up)] {
+        ensure!((0.0..1.0).contains(&value), "--{name} must be at least 0 and below 1");
+    }
+    ensure!(options.learning_rate > 0.0 && options.learning_rate.is_finite(), "--learning-rate must be positive");
+    Ok(())
+}
+
+/// Digest of what a resumed run must have in common with the one that was killed.
+fn fingerprint(input: &FitInput<'_>, options: &FitOptions) -> Result<String> {
+    let mut digest = Sha256::new();
+    digest.update(serde_json::to_vec(options)?);
+    digest.update(serde_json::to_vec(input.labels)?);
+    for documents in [input.train, input.dev] {
+        digest.update((documents.len() as u64).to_le_bytes());
+        for document in documents {
+            digest.update(document.id.as_bytes());
+            digest.update((document.text.len() as u64).to_le_bytes());
+            digest.update(document.text.as_bytes());
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn progress_bar(show: bool, steps: usize) -> ProgressBar {
+    if !show {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {elapsed_precise} (ETA {eta_precise})  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// The run's figures, one JSON object a line.
+struct MetricsLog(File);
+
+impl MetricsLog {
+    /// Opens the log and drops the lines of steps that the checkpoint does not know: they will be taken again.
+    fn open(path: &Path, step: usize) -> Result<Self> {
+        let known: String = fs::read_to_string(path)
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| {
+                serde_json::from_str::<serde_json::Value>(line)
+                    .ok()
+                    .and_then(|line| line.get("step")?.as_u64())
+                    .is_some_and(|at| at as usize <= step)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        fs::write(path, known).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(OpenOptions::new().append(true).open(path)?))
+    }
+
+    fn write(&mut self, line: &serde_json::Value) -> Result<()> {
+        self.0.write_all(format!("{line}\n").as_bytes()).context("cannot write metrics.jsonl")
+    }
+}
+
+fn parse_head(text: &str) -> Result<Head, String> {
+    serde_json::from_value(text.into()).map_err(|_| "the head is sentence-evidence or mean".to_owned())
+}
