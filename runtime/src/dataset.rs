@@ -24,6 +24,10 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+mod leakage;
+
+pub use leakage::{Leak, LeakKind, NEAR_DUPLICATE_SIMILARITY, leakage};
+
 /// Longest line that a reader accepts, in bytes without the line feed.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
 
