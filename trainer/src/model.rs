@@ -18,10 +18,10 @@ pub const ABSENT_LOGIT: f64 = -1e9;
 #[derive(Debug)]
 pub struct Classifier {
     encoder: Encoder,
-    head: Head,
     weight: Tensor,
     bias: Tensor,
-    document_bias: Tensor,
+    /// Of sentence evidence only: the mean head's linear layer already has a bias of its own.
+    document_bias: Option<Tensor>,
 }
 
 /// What a classifier says of a batch.
@@ -59,9 +59,8 @@ impl Classifier {
         Ok(Self {
             weight: Tensor::zeros([labels, encoder.config().hidden_size], options).set_requires_grad(true),
             bias: Tensor::from_slice(&log_odds).to_device(device).set_requires_grad(true),
-            document_bias: Tensor::zeros([labels], options).set_requires_grad(true),
+            document_bias: has_document_bias(head).then(|| Tensor::zeros([labels], options).set_requires_grad(true)),
             encoder,
-            head,
         })
     }
 
@@ -80,9 +79,8 @@ impl Classifier {
         Ok(Self {
             weight: tensors.take("classifier.weight", &[labels, encoder.config().hidden_size])?,
             bias: tensors.take("classifier.bias", &[labels])?,
-            document_bias: tensors.take("document_bias", &[labels])?,
+            document_bias: has_document_bias(head).then(|| tensors.take("document_bias", &[labels])).transpose()?,
             encoder,
-            head,
         })
     }
 
@@ -95,9 +93,8 @@ impl Classifier {
     pub fn parameters(&self) -> Vec<Parameter> {
         let mut all = self.encoder.parameters();
         let depth = self.encoder.config().layers as usize + 1;
-        for (name, tensor) in
-            [("classifier.weight", &self.weight), ("classifier.bias", &self.bias), ("document_bias", &self.document_bias)]
-        {
+        let linear = [("classifier.weight", &self.weight), ("classifier.bias", &self.bias)];
+        for (name, tensor) in linear.into_iter().chain(self.document_bias.iter().map(|bias| ("document_bias", bias))) {
             all.push(Parameter { name: name.to_owned(), tensor: tensor.shallow_clone(), depth });
         }
         all
@@ -119,14 +116,13 @@ impl Classifier {
         let means = if pass.hidden_dropout > 0.0 { means.dropout(pass.hidden_dropout, true) } else { means };
         let absent = counts.eq(0.0);
         let sentences = means.linear(&self.weight, Some(&self.bias)).masked_fill(&absent, ABSENT_LOGIT);
-        let documents = match self.head {
-            Head::Mean => {
+        let documents = match &self.document_bias {
+            Some(bias) => sentences.logsumexp(1, false) + bias,
+            None => {
                 let tokens = counts.sum_dim_intlist(1, false, Kind::Float).clamp_min(1.0);
                 let mean = (&means * &counts).sum_dim_intlist(1, false, Kind::Float) / tokens;
-                mean.linear(&self.weight, Some(&self.bias)) + &self.document_bias
+                mean.linear(&self.weight, Some(&self.bias))
             }
-            // `Head` may grow; sentence evidence is the default.
-            _ => sentences.logsumexp(1, false) + &self.document_bias,
         };
         Logits { sentences, documents }
     }
@@ -199,6 +195,10 @@ fn read_encoder(folder: &Path, device: Device) -> Result<(Encoder, Tensors)> {
     let mut tensors = Tensors::new(named, config.architecture, device);
     let encoder = Encoder::from_tensors(config, &mut tensors).with_context(|| format!("in {}", path.display()))?;
     Ok((encoder, tensors))
+}
+
+fn has_document_bias(head: Head) -> bool {
+    head != Head::Mean
 }
 
 /// Rows of a `[batch, …]` tensor as vectors, for reading results back.
