@@ -1,8 +1,44 @@
 //! Byte layouts of kdh: every file and frame that crosses a boundary between a host, a box and a device.
+//!
+//! [`Bundle`] reads a `.kdh` file: one model with everything that a box needs to run it. Reading takes a byte slice,
+//! allocates nothing and needs no `std`; `SPECIFICATION.md` in this crate's folder states the layout byte by byte.
+//!
+//! ```
+//! use kdh_format::{Bundle, SectionKind};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let bytes = include_bytes!("../tests/golden/v1.kdh");
+//! let bundle = Bundle::parse(bytes)?;
+//! let manifest = bundle.manifest()?;
+//! assert_eq!(manifest.labels[0].code, "RESP");
+//! assert!(bundle.section(SectionKind::Vocabulary).is_some());
+//! # Ok(())
+//! # }
+//! ```
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+mod bundle;
+mod golden;
+mod head;
+mod layout;
+mod manifest;
 #[cfg(feature = "alloc")]
 pub mod student;
+#[cfg(feature = "alloc")]
+mod writer;
+
+pub use bundle::{Bundle, BundleError, Section, SectionKind};
+pub use golden::{Golden, GoldenCase, GoldenCases, GoldenError, MAX_GOLDEN_CASES, MAX_GOLDEN_TEXT_LEN};
+pub use head::Head;
+pub use heapless;
+pub use layout::{MAX_BUNDLE_LEN, MAX_GOLDEN_LEN, MAX_MANIFEST_LEN, MAX_SECTIONS, MAX_TRAILER_LEN, MAX_VOCABULARY_LEN};
+pub use manifest::{
+    LabelSpec, MAX_LABELS, MAX_METRICS, MAX_SENTENCES, MAX_TOKENS, Manifest, ManifestError, Metric, ModelCard,
+    Provenance, TokenizerSpec,
+};
+#[cfg(feature = "alloc")]
+pub use writer::{BundleWriter, WriteError};

@@ -8,6 +8,8 @@
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+pub use crate::head::Head;
+
 /// Name of the card in a student folder.
 pub const STUDENT_CARD_FILE: &str = "kdh.json";
 
@@ -31,19 +33,6 @@ pub struct StudentCard {
     pub tokenizer: TokenizerCard,
     /// Where the weights come from.
     pub provenance: Provenance,
-}
-
-/// How document logits come from token states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Head {
-    /// Mean token state of each sentence, one linear layer to sentence logits, and the document logit is the
-    /// log-sum-exp of the sentence logits plus a bias.
-    SentenceEvidence,
-    /// Mean token state of the text (special tokens left out), one linear layer to document logits. Sentence logits
-    /// are what the same layer says of each sentence's mean state; they carry no training of their own.
-    Mean,
 }
 
 /// One label of a student.
