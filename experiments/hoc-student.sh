@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes the default bundle: the 6 x 384 student with the sentence-evidence head on the Hallmarks of Cancer.
+#
+#   experiments/hoc-student.sh CORPUS
+#
+# CORPUS is the corpus in its published layout (text/ and labels/). Everything goes to runs/hoc-student; the bundle ends
+# as models/default.kdh. About half an hour of two cores. A killed run goes on when the script is started again.
+set -euo pipefail
+corpus=$(realpath "${1:?give the folder of the Hallmarks of Cancer corpus (with text/ and labels/)}")
+cd "$(dirname "$0")/.."
+run=runs/hoc-student
+commit=$(git rev-parse --short HEAD)
+
+scripts/fetch-libtorch
+cargo build --release --locked -p kdh-trainer -p kdh-exporter -p kdh-runtime
+export PATH=$PWD/target/release:$PATH
+
+kdh-train weights fetch student
+kdh-train import hoc "$corpus" --split experiments/hoc-split.json data/hoc
+kdh-train fit --weights third_party/weights/all-MiniLM-L6-v2 \
+  --train data/hoc/train.jsonl --dev data/hoc/dev.jsonl --labels experiments/hoc-labels.json --out $run \
+  --max-tokens 512 --epochs 5 --select micro-auprc --seed 1 \
+  --name hoc-minilm-l6 --commit "$commit" \
+  --data-name "Hallmarks of Cancer (Baker et al. 2016), 1,295 training documents of the BLURB split" \
+  --data-licence "GPL-3.0 (the corpus; none of its text is in the bundle)" \
+  --weights-licence Apache-2.0
+kdh-train thresholds --student $run/best $run/dev-predictions.jsonl
+kdh-export pack $run/best --data data/hoc/dev.jsonl --output models/default.kdh \
+  --vocabulary-size 12000 --vocabulary-from data/hoc/train.jsonl \
+  --release experiments/hoc-release.json --max-bytes 16000000
+kdh verify --bundle models/default.kdh
+kdh eval --bundle models/default.kdh data/hoc/dev.jsonl
+kdh eval --bundle models/default.kdh data/hoc/dev.jsonl --boundaries corpus
