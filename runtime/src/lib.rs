@@ -4,3 +4,4 @@
 pub mod dataset;
 #[cfg(feature = "eval")]
 pub mod metrics;
+pub mod text;

@@ -1,0 +1,178 @@
+use core::fmt;
+use core::ops::{ControlFlow, Range};
+
+use super::Tokenizer;
+
+/// What the encoder takes of one text: token ids and the sentence of each token.
+///
+/// It is scratch space: [`Tokenizer::encode`] overwrites it, and only [`Encoding::new`] allocates.
+///
+/// Every token belongs to the sentence in which it starts. A token between two sentences belongs to the one before it,
+/// a token before the first sentence to the first. A sentence that is empty, begins past the text or begins before an
+/// earlier one is ignored; one that ends past the text ends with it; one that splits a character has all of it. When no
+/// sentence is left, the text is one sentence.
+pub struct Encoding {
+    max_tokens: usize,
+    max_sentences: usize,
+    ids: Vec<u32>,
+    sentence_ids: Vec<i32>,
+    sentences: Vec<Sentence>,
+    text_tokens: usize,
+    unknown_tokens: usize,
+}
+
+/// The bytes `start..end` of a text; positions past 4 GiB are given as `u32::MAX`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sentence {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+/// What stands in [`Encoding::sentence_ids`] for a special token.
+const NO_SENTENCE: i32 = -1;
+
+impl Encoding {
+    /// Room for `max_tokens` tokens (at least the two special ones) of `max_sentences` sentences (at least one): 8 bytes
+    /// for each token and each sentence.
+    pub fn new(max_tokens: usize, max_sentences: usize) -> Self {
+        let max_tokens = max_tokens.max(2);
+        let max_sentences = max_sentences.clamp(1, i32::MAX as usize);
+        Self {
+            max_tokens,
+            max_sentences,
+            ids: Vec::with_capacity(max_tokens),
+            sentence_ids: Vec::with_capacity(max_tokens),
+            // A sentence owns a token, so there are never more sentences than tokens.
+            sentences: Vec::with_capacity(max_sentences.min(max_tokens)),
+            text_tokens: 0,
+            unknown_tokens: 0,
+        }
+    }
+
+    /// The start token, the first tokens of the text, the end token: at most `max_tokens`.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// For each of [`ids`](Self::ids) the position of its sentence in [`sentences`](Self::sentences), -1 for the two
+    /// special tokens. Never decreasing between them.
+    pub fn sentence_ids(&self) -> &[i32] {
+        &self.sentence_ids
+    }
+
+    /// The sentences that own at least one token of [`ids`](Self::ids), in order, at most `max_sentences`: the last one
+    /// stands for all from there on. The ranges are on character boundaries of the text.
+    pub fn sentences(&self) -> &[Sentence] {
+        &self.sentences
+    }
+
+    /// Tokens of the whole text, without special tokens.
+    pub fn text_tokens(&self) -> usize {
+        self.text_tokens
+    }
+
+    /// Tokens of the text that are in [`ids`](Self::ids): fewer than [`text_tokens`](Self::text_tokens) when it was cut.
+    pub fn kept_tokens(&self) -> usize {
+        self.ids.len().saturating_sub(2)
+    }
+
+    /// Unknown tokens among [`text_tokens`](Self::text_tokens).
+    pub fn unknown_tokens(&self) -> usize {
+        self.unknown_tokens
+    }
+
+    pub(super) fn fill(&mut self, tokenizer: &Tokenizer, text: &str, sentences: impl Iterator<Item = Range<usize>>) {
+        self.ids.clear();
+        self.sentence_ids.clear();
+        self.sentences.clear();
+        self.text_tokens = 0;
+        self.unknown_tokens = 0;
+        self.ids.push(tokenizer.cls_id());
+        self.sentence_ids.push(NO_SENTENCE);
+        let mut cursor = Cursor::new(text, sentences);
+        tokenizer.tokenize(text, |token| {
+            self.text_tokens += 1;
+            self.unknown_tokens += usize::from(token.id == tokenizer.unk_id());
+            if self.ids.len() + 1 < self.max_tokens {
+                let changed = cursor.advance(token.start);
+                let sentence = self.own(changed.then(|| cursor.current.clone()));
+                self.ids.push(token.id);
+                self.sentence_ids.push(sentence);
+            }
+            ControlFlow::Continue(())
+        });
+        self.ids.push(tokenizer.sep_id());
+        self.sentence_ids.push(NO_SENTENCE);
+    }
+
+    /// The id of the sentence at hand; `next` when it is not the one of the token before.
+    fn own(&mut self, next: Option<Range<usize>>) -> i32 {
+        if let Some(range) = next {
+            let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+            let (start, end) = (position(range.start), position(range.end));
+            let full = self.sentences.len() == self.max_sentences;
+            match self.sentences.last_mut() {
+                Some(last) if full => last.end = last.end.max(end),
+                _ => self.sentences.push(Sentence { start, end }),
+            }
+        }
+        self.sentences.len() as i32 - 1
+    }
+}
+
+/// Leaves out the ids: they are the text.
+impl fmt::Debug for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoding")
+            .field("kept_tokens", &self.kept_tokens())
+            .field("text_tokens", &self.text_tokens)
+            .field("unknown_tokens", &self.unknown_tokens)
+            .field("sentences", &self.sentences.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Goes through the usable sentences of a text.
+struct Cursor<'t, I> {
+    text: &'t str,
+    sentences: I,
+    current: Range<usize>,
+    next: Option<Range<usize>>,
+    started: bool,
+}
+
+impl<'t, I: Iterator<Item = Range<usize>>> Cursor<'t, I> {
+    fn new(text: &'t str, sentences: I) -> Self {
+        let mut cursor = Self { text, sentences, current: 0..0, next: None, started: false };
+        cursor.current = cursor.usable().unwrap_or(0..text.len());
+        cursor.next = cursor.usable();
+        cursor
+    }
+
+    /// Goes to the sentence of the byte `at`, which never decreases; whether that is another than before.
+    fn advance(&mut self, at: usize) -> bool {
+        let mut changed = !self.started;
+        self.started = true;
+        while let Some(next) = self.next.take_if(|next| next.start <= at) {
+            self.current = next;
+            self.next = self.usable();
+            changed = true;
+        }
+        changed
+    }
+
+    /// The next sentence that is not empty and begins inside the text, after the current one.
+    fn usable(&mut self) -> Option<Range<usize>> {
+        let text = self.text;
+        let after = self.next.as_ref().unwrap_or(&self.current);
+        let after = if after.is_empty() { None } else { Some(after.start) };
+        self.sentences.find_map(|sentence| {
+            let start = text.floor_char_boundary(sentence.start);
+            let end = text.ceil_char_boundary(sentence.end.min(text.len()));
+            (sentence.start < sentence.end && start < end && after.is_none_or(|after| start > after))
+                .then_some(start..end)
+        })
+    }
+}
