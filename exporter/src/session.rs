@@ -1,4 +1,4 @@
-//! Runs an exported graph on tract, as the box does.
+//! Runs an exported graph on tract, whose outputs are the reference that other engines are compared with.
 
 use std::fmt;
 

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use kdh_format::student::{STUDENT_CARD_FILE, StudentCard};
+use kdh_format::{MAX_LABELS, MAX_SENTENCES, MAX_TOKENS};
 
 use crate::config::{ConfigError, EncoderConfig};
 use crate::encoder::{Classifier, Encoder, WeightError};
@@ -47,7 +48,7 @@ impl Student {
         let mut config =
             EncoderConfig::from_json(&config).map_err(|error| StudentError::Config(config_file.clone(), error))?;
         let vocabulary: Vec<String> =
-            read_text(&folder.join("vocab.txt"))?.lines().map(str::to_owned).collect();
+            read_text(&folder.join("vocab.txt"))?.lines().map(|line| line.trim_end().to_owned()).collect();
         check_card(&card, &config, &vocabulary)?;
         config.max_tokens = card.max_tokens as usize;
 
@@ -115,8 +116,8 @@ fn check_card(card: &StudentCard, config: &EncoderConfig, vocabulary: &[String])
     if card.version != 1 {
         return refuse(format!("version {} is not known; this program reads version 1", card.version));
     }
-    if card.labels.is_empty() {
-        return refuse("`labels` is empty; a student needs at least one label".into());
+    if card.labels.is_empty() || card.labels.len() > MAX_LABELS {
+        return refuse(format!("it has {} labels; a student has from 1 to {MAX_LABELS}", card.labels.len()));
     }
     for (i, label) in card.labels.iter().enumerate() {
         if card.labels[..i].iter().any(|other| other.code == label.code) {
@@ -126,14 +127,12 @@ fn check_card(card: &StudentCard, config: &EncoderConfig, vocabulary: &[String])
             return refuse(format!("the threshold of `{}` is not between 0 and 1", label.code));
         }
     }
-    if card.max_tokens < 3 || card.max_tokens as usize > config.max_tokens {
-        return refuse(format!(
-            "`max_tokens` is {}; the encoder takes from 3 to {} tokens",
-            card.max_tokens, config.max_tokens
-        ));
+    let most_tokens = config.max_tokens.min(MAX_TOKENS as usize);
+    if card.max_tokens < 3 || card.max_tokens as usize > most_tokens {
+        return refuse(format!("`max_tokens` is {}; the encoder takes from 3 to {most_tokens}", card.max_tokens));
     }
-    if card.max_sentences == 0 || card.max_sentences > 4096 {
-        return refuse(format!("`max_sentences` is {}; it must be from 1 to 4096", card.max_sentences));
+    if card.max_sentences == 0 || card.max_sentences > MAX_SENTENCES {
+        return refuse(format!("`max_sentences` is {}; it must be from 1 to {MAX_SENTENCES}", card.max_sentences));
     }
     for token in [&card.tokenizer.cls, &card.tokenizer.sep, &card.tokenizer.unk] {
         if !vocabulary.contains(token) {
