@@ -1,5 +1,7 @@
 //! The `kdh-export` program: results on standard output, reasons on standard error, exit codes 0, 1 and 2.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod tiny;
 
 use std::fs;

@@ -2,6 +2,7 @@
 //! bundle. It has learned nothing; its labels mean nothing.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test fixture that cannot be written fails the test")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -76,6 +77,7 @@ pub(crate) fn vocabulary(architecture: &str) -> Vec<String> {
 pub(crate) fn tensors(architecture: &str, vocabulary: usize, labels: usize, seed: u64) -> Tensors {
     let mut random = Random(seed);
     let mut tensors = Tensors::new();
+    let norm_parts = [("weight", 1.0, 0.2), ("bias", 0.0, 0.1)];
     let mut add = |name: &str, shape: &[usize], centre: f32, spread: f32| {
         let name = if name.starts_with("classifier") || name == "document_bias" {
             name.to_owned()
@@ -93,11 +95,9 @@ pub(crate) fn tensors(architecture: &str, vocabulary: usize, labels: usize, seed
     if architecture == "mpnet" {
         add("encoder.relative_attention_bias.weight", &[BUCKETS, HEADS], 0.0, 1.0);
     }
-    let norm = |add: &mut dyn FnMut(&str, &[usize], f32, f32), name: &str| {
-        add(&format!("{name}.weight"), &[HIDDEN], 1.0, 0.2);
-        add(&format!("{name}.bias"), &[HIDDEN], 0.0, 0.1);
-    };
-    norm(&mut add, "embeddings.LayerNorm");
+    for (part, centre, spread) in norm_parts {
+        add(&format!("embeddings.LayerNorm.{part}"), &[HIDDEN], centre, spread);
+    }
     for index in 0..LAYERS {
         let (layer, linears, norms) = layer_names(architecture, index);
         let shapes = [[HIDDEN, HIDDEN]; 4].into_iter().chain([[INTERMEDIATE, HIDDEN], [HIDDEN, INTERMEDIATE]]);
@@ -106,7 +106,9 @@ pub(crate) fn tensors(architecture: &str, vocabulary: usize, labels: usize, seed
             add(&format!("{layer}.{name}.bias"), &shape[..1], 0.0, 0.1);
         }
         for name in norms {
-            norm(&mut add, &format!("{layer}.{name}"));
+            for (part, centre, spread) in norm_parts {
+                add(&format!("{layer}.{name}.{part}"), &[HIDDEN], centre, spread);
+            }
         }
     }
     add("classifier.weight", &[labels, HIDDEN], 0.0, 0.5);
