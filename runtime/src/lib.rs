@@ -1,7 +1,68 @@
-//! kdh runtime.
+//! Offline multi-label classification of clinical texts: a text goes in, the labels that a bundle's model knows come
+//! out, each with the sentences that caused it.
+//!
+#![cfg_attr(feature = "tract", doc = "```")]
+#![cfg_attr(not(feature = "tract"), doc = "```ignore")]
+//! use kdh_runtime::{Bundle, Labeler, LabelerOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # const BUNDLE: &[u8] = include_bytes!("../tests/data/tiny.kdh");
+//! let bundle = Bundle::parse(BUNDLE)?; // or BundleFile::open(path)?.verify()?
+//! let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+//! let mut scratch = labeler.scratch(); // one for each thread
+//!
+//! let text = "The cells divided. No vessel grew.";
+//! let report = labeler.label(&mut scratch, text)?;
+//! for label in report.positive() {
+//!     let best = label.evidence[0];
+//!     println!("{} {:.2}: {}", label.code, label.probability, &text[best.start as usize..best.end as usize]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Texts are secrets
+//!
+//! A text may be a clinical note. No error, no `Debug` and no log of this crate holds any of it: a [`Report`] names byte
+//! ranges. Texts, token ids and logits of the last text stay in the [`Scratch`] until the next one.
+//!
+//! # Features
+//!
+//! - `tract` (default) runs the bundle's ONNX graph: [`Labeler`] and [`engine`].
+//! - `mmap` (default) maps a bundle's file instead of reading it.
+//! - `eval`: metrics over labelled data and the reader of such data.
+//! - `cli` (default): the `kdh` program.
+//!
+//! # What a bundle can do to its host
+//!
+//! Every length in a bundle is bounded before it is used and every byte is checked against its digest. A graph whose
+//! digest is right may still have been made by someone who means harm: it can ask for more memory or time than there
+//! is. Open bundles from where you trust.
 
 #[cfg(feature = "eval")]
 pub mod dataset;
+#[cfg(feature = "tract")]
+pub mod engine;
+#[cfg(all(feature = "eval", feature = "tract"))]
+pub mod evaluation;
+mod file;
+#[cfg(feature = "tract")]
+mod labeler;
+#[cfg(feature = "mmap")]
+mod map;
 #[cfg(feature = "eval")]
 pub mod metrics;
+#[cfg(feature = "tract")]
+mod report;
+#[cfg(feature = "tract")]
+mod self_test;
 pub mod text;
+
+pub use file::{BundleFile, OpenError};
+pub use kdh_format::{self as format, Bundle, BundleError};
+#[cfg(feature = "tract")]
+pub use labeler::{BuildError, LabelError, Labeler, LabelerOptions, Overflow, Scratch};
+#[cfg(feature = "tract")]
+pub use report::{Evidence, LabelReport, MAX_EVIDENCE, Report};
+#[cfg(feature = "tract")]
+pub use self_test::{SelfTest, SelfTestError};

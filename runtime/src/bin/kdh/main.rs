@@ -1,2 +1,78 @@
-//! The kdh program.
-fn main() {}
+//! `kdh`: labels texts with a bundle, and measures and checks bundles.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod eval;
+mod inspect;
+mod label;
+mod source;
+mod verify;
+
+/// Gives clinical texts their labels, offline.
+///
+/// A bundle (.kdh) holds the model. Without --bundle it is the file that KDH_BUNDLE names, or models/default.kdh in the
+/// current folder.
+///
+/// Results go to standard output, everything else to standard error; no text that was read ever goes to standard error.
+/// Exit code 0: done; 1: a check failed; 2: bad usage or bad input.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Label(label::Args),
+    Eval(eval::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Label(args) => label::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::FAILURE,
+        // Who reads the output has seen enough: `kdh label ... | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not `eprintln`, which panics when standard error is closed.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// How a command ends that could do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    CheckFailed,
+}
+
+/// Writes a result to standard output.
+fn print(result: &str) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(result.as_bytes())?;
+    output.flush()?;
+    Ok(())
+}
+
+/// Writes a result as JSON to standard output.
+fn print_json(result: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(result)? + "\n"))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

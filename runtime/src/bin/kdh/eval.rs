@@ -1,0 +1,97 @@
+//! `kdh eval`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use kdh_runtime::evaluation::{self, Boundaries, Distribution, Evaluation};
+use kdh_runtime::{LabelerOptions, dataset};
+
+use crate::source::{self, BundleArgs};
+use crate::{Outcome, print, print_json};
+
+/// Measure a bundle on labelled texts
+///
+/// The acceptance test that a site runs on its own data: how often the labels are right, how long a text takes on this
+/// machine, how many tokens it has. One text at a time, on one thread.
+///
+/// DATA.jsonl has one JSON object a line: {"id": "a1", "text": "...", "labels": ["CODE", ...]}, and perhaps "sentences":
+/// [{"start": 0, "end": 13, "labels": ["CODE"]}, ...] with byte offsets. Every label must be one of the model's; `kdh
+/// inspect` shows them.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Labelled texts, JSON Lines
+    #[arg(value_name = "DATA.jsonl")]
+    data: PathBuf,
+    #[command(flatten)]
+    bundle: BundleArgs,
+    /// Where sentences come from
+    #[arg(long, value_enum, default_value = "box")]
+    boundaries: BoundariesArg,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BoundariesArg {
+    /// From the splitter that runs on the box
+    Box,
+    /// From the data's own sentences
+    Corpus,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let path = args.bundle.path()?;
+    let data = || args.data.display().to_string();
+    let documents = dataset::read(&args.data).with_context(data)?;
+    let labeler = source::labeler(&path, &LabelerOptions::new())?;
+    let boundaries = match args.boundaries {
+        BoundariesArg::Box => Boundaries::Box,
+        BoundariesArg::Corpus => Boundaries::Corpus,
+    };
+    // Hidden unless standard error is a terminal.
+    let progress = ProgressBar::new(documents.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} texts, {eta} left") {
+        progress.set_style(style);
+    }
+    let evaluation = evaluation::run(&labeler, &documents, boundaries, || progress.inc(1));
+    progress.finish_and_clear();
+    let evaluation = evaluation.with_context(data)?;
+    if args.json {
+        print_json(&evaluation)?
+    } else {
+        print(&table(&evaluation))?
+    }
+    Ok(Outcome::Done)
+}
+
+fn table(evaluation: &Evaluation) -> String {
+    let mut table = format!("{}\n", evaluation.metrics.to_string().trim_end());
+    let _ = writeln!(table, "\n{:18} {:>8} {:>8} {:>8} {:>8} {:>8}", "", "mean", "p50", "p90", "p99", "max");
+    let mut row = |name: &str, decimals: usize, distribution: &Distribution| {
+        let Distribution { mean, p50, p90, p99, max, .. } = distribution;
+        let _ = write!(table, "{name:18}");
+        for value in [mean, p50, p90, p99, max] {
+            let _ = write!(table, " {value:8.decimals$}");
+        }
+        table.push('\n');
+    };
+    row("tokenize, ms", 3, &evaluation.latency_ms.tokenize);
+    row("encoder, ms", 3, &evaluation.latency_ms.encoder);
+    row("total, ms", 3, &evaluation.latency_ms.total);
+    row("tokens a text", 1, &evaluation.tokens_per_text);
+    let boundaries = match evaluation.boundaries {
+        Boundaries::Corpus => "the data",
+        _ => "the box",
+    };
+    let _ = writeln!(
+        table,
+        "\nsentences from {boundaries}; {} texts truncated; {:.3} % of the tokens unknown",
+        evaluation.truncated,
+        100.0 * evaluation.unknown_token_rate
+    );
+    table
+}

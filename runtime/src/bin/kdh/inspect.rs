@@ -1,0 +1,183 @@
+//! `kdh inspect`.
+
+use std::fmt::{Display, Write};
+
+use anyhow::Context;
+use kdh_runtime::format::{Manifest, SectionKind};
+use kdh_runtime::{Bundle, Labeler, LabelerOptions};
+use serde::Serialize;
+
+use crate::source::{self, BundleArgs};
+use crate::verify::hex;
+use crate::{Outcome, print, print_json};
+
+/// Show what a bundle holds and what runs it
+///
+/// Sections with their sizes and digests, the manifest (labels, thresholds, limits, provenance, model card, figures),
+/// and on this machine the engine, its kernels and the memory that the program takes with the golden texts labelled.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    bundle: BundleArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let path = args.bundle.path()?;
+    let shown = || path.display().to_string();
+    let file = source::open(&path)?;
+    let bundle = file.verify().with_context(shown)?;
+    let manifest = bundle.manifest().with_context(shown)?;
+    let golden = bundle.golden(&manifest).with_context(shown)?;
+    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new()).with_context(shown)?;
+    let mut scratch = labeler.scratch();
+    for case in golden.cases() {
+        labeler.label(&mut scratch, case.text).with_context(|| format!("{}: golden text", path.display()))?;
+    }
+    let inspection = Inspection {
+        bundle: shown(),
+        bytes: file.bytes().len(),
+        digest: hex(&bundle.digest()),
+        rollback_counter: bundle.rollback_counter(),
+        trailer_bytes: bundle.trailer().len(),
+        sections: sections(&bundle),
+        manifest,
+        golden_texts: golden.cases().len(),
+        golden_tolerance: golden.tolerance(),
+        engine: Engine { name: labeler.engine().name(), kernels: labeler.engine().kernels() },
+        memory: Memory::of_this_process(),
+    };
+    if args.json {
+        print_json(&inspection)?
+    } else {
+        print(&table(&inspection))?
+    }
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct Inspection<'a> {
+    bundle: String,
+    bytes: usize,
+    digest: String,
+    rollback_counter: u64,
+    trailer_bytes: usize,
+    sections: Vec<Section>,
+    manifest: Manifest<'a>,
+    golden_texts: usize,
+    golden_tolerance: f32,
+    engine: Engine<'a>,
+    memory: Memory,
+}
+
+#[derive(Serialize)]
+struct Section {
+    kind: u32,
+    name: &'static str,
+    critical: bool,
+    bytes: usize,
+    sha256: String,
+}
+
+#[derive(Serialize)]
+struct Engine<'a> {
+    name: &'static str,
+    kernels: &'a [String],
+}
+
+/// Memory of this process as the kernel counts it; `None` where there is no `/proc`.
+#[derive(Serialize)]
+struct Memory {
+    resident_bytes: Option<u64>,
+    peak_resident_bytes: Option<u64>,
+}
+
+impl Memory {
+    fn of_this_process() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kibibytes * 1024)
+        };
+        Self { resident_bytes: field("VmRSS:"), peak_resident_bytes: field("VmHWM:") }
+    }
+}
+
+fn sections(bundle: &Bundle<'_>) -> Vec<Section> {
+    let section = |section: kdh_runtime::format::Section<'_>| Section {
+        kind: section.kind,
+        name: SectionKind::from_number(section.kind).map_or("unknown", SectionKind::name),
+        critical: section.critical,
+        bytes: section.bytes.len(),
+        sha256: hex(&section.sha256),
+    };
+    bundle.sections().map(section).collect()
+}
+
+fn table(inspection: &Inspection<'_>) -> String {
+    let mut table = String::new();
+    let manifest = &inspection.manifest;
+    let row = |table: &mut String, name: &str, value: &dyn Display| {
+        let _ = writeln!(table, "{name:18} {value}");
+    };
+    row(&mut table, "bundle", &inspection.bundle);
+    row(&mut table, "bytes", &inspection.bytes);
+    row(&mut table, "digest", &inspection.digest);
+    row(&mut table, "rollback counter", &inspection.rollback_counter);
+    row(&mut table, "trailer", &format!("{} bytes", inspection.trailer_bytes));
+    table.push_str("\nsection         bytes  sha256\n");
+    for Section { name, bytes, sha256, .. } in &inspection.sections {
+        let _ = writeln!(table, "{name:11} {bytes:9}  {sha256}");
+    }
+    table.push('\n');
+    row(&mut table, "name", &format!("{}, version {}", manifest.name, manifest.model_version));
+    row(&mut table, "head", &format!("{:?}", manifest.head));
+    row(&mut table, "longest input", &format!("{} tokens, {} sentences", manifest.max_tokens, manifest.max_sentences));
+    let tokenizer = &manifest.tokenizer;
+    let case = if tokenizer.lowercase { "lower case" } else { "cased" };
+    row(&mut table, "tokeniser", &format!("{case}, {} {} {}", tokenizer.cls, tokenizer.sep, tokenizer.unk));
+    row(&mut table, "golden texts", &format!("{}, tolerance {}", inspection.golden_texts, inspection.golden_tolerance));
+    let width = manifest.labels.iter().map(|label| label.code.chars().count()).max().unwrap_or_default();
+    table.push_str("\nthreshold  label\n");
+    for label in &manifest.labels {
+        let _ = writeln!(table, "{:9.3}  {:width$}  {}", label.threshold, label.code, label.name);
+    }
+    table.push('\n');
+    let (provenance, card) = (&manifest.provenance, &manifest.card);
+    for (name, text) in [
+        ("description", card.description),
+        ("intended use", card.intended_use),
+        ("limitations", card.limitations),
+        ("licence", card.licence),
+        ("data", provenance.data),
+        ("data licence", provenance.data_licence),
+        ("weights", provenance.weights),
+        ("weights licence", provenance.weights_licence),
+        ("command", provenance.command),
+        ("commit", provenance.commit),
+    ] {
+        if !text.is_empty() {
+            row(&mut table, name, &text.replace('\n', "\n                   "));
+        }
+    }
+    row(&mut table, "seed", &provenance.seed);
+    if !manifest.metrics.is_empty() {
+        table.push_str("\nfigures of the maker\n");
+        for metric in &manifest.metrics {
+            let _ = writeln!(table, "{:32} {:.4}", metric.name, metric.value);
+        }
+    }
+    table.push('\n');
+    row(&mut table, "engine", &inspection.engine.name);
+    row(&mut table, "kernels", &inspection.engine.kernels.join(", "));
+    let mebibytes = |bytes: Option<u64>| match bytes {
+        Some(bytes) => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        None => "unknown".into(),
+    };
+    row(&mut table, "resident memory", &mebibytes(inspection.memory.resident_bytes));
+    row(&mut table, "at its peak", &mebibytes(inspection.memory.peak_resident_bytes));
+    table
+}

@@ -1,0 +1,95 @@
+//! Where bundles and texts come from.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use kdh_runtime::{BundleFile, Labeler, LabelerOptions};
+
+const DEFAULT_BUNDLE: &str = "models/default.kdh";
+const BUNDLE_VARIABLE: &str = "KDH_BUNDLE";
+
+#[derive(clap::Args)]
+pub(crate) struct BundleArgs {
+    /// Bundle to use; see `kdh --help` for the default
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+}
+
+impl BundleArgs {
+    /// The bundle that the user means, whether it is there or not.
+    pub(crate) fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = &self.bundle {
+            return Ok(path.clone());
+        }
+        if let Some(path) = std::env::var_os(BUNDLE_VARIABLE).filter(|path| !path.is_empty()) {
+            return Ok(path.into());
+        }
+        // `cargo run` sets the variable, so that it works from every folder of the repository.
+        let repository = std::env::var_os("CARGO_MANIFEST_DIR").map(|runtime| Path::new(&runtime).join(".."));
+        [Some(PathBuf::new()), repository]
+            .into_iter()
+            .flatten()
+            .map(|folder| folder.join(DEFAULT_BUNDLE))
+            .find(|path| path.exists())
+            .ok_or_else(|| {
+                anyhow!(
+                    "no bundle: give --bundle FILE, set {BUNDLE_VARIABLE}, or run where {DEFAULT_BUNDLE} is (this \
+                     folder has none)"
+                )
+            })
+    }
+}
+
+/// Opens a bundle's file.
+pub(crate) fn open(path: &Path) -> anyhow::Result<BundleFile> {
+    BundleFile::open(path).with_context(|| path.display().to_string())
+}
+
+/// Opens a bundle and builds its labeler.
+pub(crate) fn labeler(path: &Path, options: &LabelerOptions) -> anyhow::Result<Labeler> {
+    let file = open(path)?;
+    let bundle = file.verify().with_context(|| path.display().to_string())?;
+    Labeler::from_bundle(&bundle, options).with_context(|| path.display().to_string())
+}
+
+/// The text of a file, or of standard input for `-`; no more than `max_bytes` are kept in memory.
+pub(crate) fn read_text(path: &Path, max_bytes: usize) -> anyhow::Result<String> {
+    let (name, bytes) = if path.as_os_str() == OsStr::new("-") {
+        let input = io::stdin();
+        if input.is_terminal() {
+            eprintln!("reading the text from the terminal; end it with Ctrl-D");
+        }
+        ("standard input".into(), read_at_most(input.lock(), max_bytes))
+    } else {
+        let bytes = open_text(path).and_then(|file| read_at_most(file, max_bytes));
+        (path.display().to_string(), bytes)
+    };
+    decode(bytes, max_bytes).context(name)
+}
+
+fn open_text(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "this is a directory; give a text file"));
+    }
+    File::open(path)
+}
+
+/// One byte more than `max_bytes` when there is more.
+fn read_at_most(input: impl Read, max_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(max_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn decode(bytes: io::Result<Vec<u8>>, max_bytes: usize) -> anyhow::Result<String> {
+    let bytes = bytes?;
+    if bytes.len() > max_bytes {
+        bail!("the text has more than {max_bytes} bytes; split it");
+    }
+    // The error of `String::from_utf8` holds the bytes; only the position goes on.
+    String::from_utf8(bytes)
+        .map_err(|error| anyhow!("not UTF-8 at byte {}; convert the text to UTF-8", error.utf8_error().valid_up_to()))
+}
