@@ -307,7 +307,7 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
         let better = progress.best_score.is_none_or(|best| score > best);
         log.write(&json!({"event": "epoch", "step": progress.step, "epoch": progress.epoch + 1,
             "train_loss": progress.epoch_loss / progress.batches_done as f64, "dev": scores, "best": better}))?;
-        bar.println(format!(
+        let line = format!(
             "epoch {:>2}  train loss {:.4}  dev loss {:.4}  micro-AUPRC {:.4}  micro-F1 {:.4} at {:.2}{}",
             progress.epoch + 1,
             progress.epoch_loss / progress.batches_done as f64,
@@ -316,7 +316,9 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
             scores.micro_f1,
             scores.threshold,
             if better { "  best" } else { "" }
-        ));
+        );
+        // Without a terminal there is no bar, and the line belongs in the log.
+        bar.suspend(|| eprintln!("{line}"));
         if better {
             let card = card(input, options, &tokenizer, &scores, progress.epoch + 1);
             model.write(&best_folder, &vocabulary, &card)?;
