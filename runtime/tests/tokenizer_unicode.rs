@@ -1,5 +1,7 @@
 //! The Unicode tables against the `tokenizers` crate, character by character.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 

@@ -1,12 +1,14 @@
 //! What the tokeniser's tests share: corpora, vocabularies and the oracle.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic")]
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kdh_runtime::text::{Tokenizer, TokenizerOptions};
+use proptest::prelude::*;
 use serde_json::Value;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -22,11 +24,15 @@ pub(crate) struct Document {
 
 /// The train and dev documents of both corpora.
 pub(crate) fn corpora() -> Vec<Document> {
-    ["hoc/train", "hoc/dev", "cei/train", "cei/dev"].iter().flat_map(|name| corpus(name)).collect()
+    ["hoc", "cei"].iter().flat_map(|name| corpora_named(name)).collect()
 }
 
-/// The documents of one file, `hoc/dev` for example.
-pub(crate) fn corpus(name: &str) -> Vec<Document> {
+/// The train and dev documents of one corpus.
+pub(crate) fn corpora_named(name: &str) -> Vec<Document> {
+    ["train", "dev"].iter().flat_map(|part| file(&format!("{name}/{part}"))).collect()
+}
+
+fn file(name: &str) -> Vec<Document> {
     let path = root().join("../shared/data").join(name).with_extension("jsonl");
     let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| {
         panic!("{}: {error}; the tests need the corpora beside the repository", path.display())
@@ -94,7 +100,7 @@ pub(crate) fn unicode_vocabulary() -> String {
     for c in ('!'..=char::MAX).filter(|&c| (c as u32) < 128 || (c as u32 / 64) % 3 != 1) {
         let next = char::from_u32(c as u32 + 1).unwrap_or('x');
         tokens.push(c.to_string());
-        if c as u32 % 5 != 0 {
+        if !(c as u32).is_multiple_of(5) {
             tokens.push(format!("##{c}"));
         }
         match c as u32 % 7 {
@@ -173,4 +179,39 @@ pub(crate) fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
         std::ops::ControlFlow::Continue(())
     });
     ids
+}
+
+/// Texts in any script.
+pub(crate) fn text() -> impl Strategy<Value = String> {
+    proptest::collection::vec(fragment(), 0..24).prop_map(|fragments| fragments.concat())
+}
+
+/// Characters and pieces of text that meet every rule of the normaliser and of the sentence splitter.
+fn fragment() -> impl Strategy<Value = String> {
+    let one_of = |texts: &'static [&'static str]| proptest::sample::select(texts).prop_map(str::to_owned);
+    let range =
+        |start: u32, end: u32| (start..=end).prop_map(|code| char::from_u32(code).unwrap_or('\u{FFFD}').to_string());
+    prop_oneof![
+        6 => "[a-zA-Z0-9]{1,12}",
+        4 => "[ -~]{1,4}",
+        3 => any::<char>().prop_map(String::from),
+        2 => one_of(&[" ", "\n", "\t", "\r\n", "\u{A0}", "\u{85}", "\u{C}", "\0", "\u{2028}", "\u{3000}", "\u{200B}"]),
+        2 => one_of(&["İ", "ı", "ẞ", "Σ", "ΟΔΟΣ", "ς", "ﬁ", "Ǆ", "Å", "\u{212B}", "≠", "\u{37E}", "\u{387}", "\u{1FEF}"]),
+        2 => one_of(&["[SEP]", "[CLS]", "[UNK]", "[unk]", "##", "##a", "##[SEP]"]),
+        2 => one_of(&["\u{302E}", "\u{302F}", "\u{1D15E}", "\u{1D165}", "\u{1D16D}", "\u{8D4}", "\u{1E94A}", "\u{344}"]),
+        3 => one_of(&[". ", ".", " . ", "? ", "!", "\u{2026} ", "\u{3002}", "\u{FF01}\u{300D}", "\u{61F} ", "\u{964} ", ".\n", "\n\n", "e.g. ", "A. "]),
+        2 => range(0x300, 0x36F),
+        1 => range(0xAC00, 0xD7A3),
+        1 => range(0x1100, 0x11FF),
+        1 => range(0x4E00, 0x9FFF),
+        1 => range(0xF900, 0xFAFF),
+        1 => range(0x2F800, 0x2FA1F),
+        1 => range(0x370, 0x1FFF),
+        1 => range(0x2000, 0x2FFF),
+        1 => range(0xE000, 0xFFFF),
+        1 => range(0x1F300, 0x1FAFF),
+        1 => range(0xE0000, 0xE01FF),
+        1 => "[a-z]{95,105}",
+        1 => "[äöüéàñ]{95,105}",
+    ]
 }
