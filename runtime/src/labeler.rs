@@ -47,7 +47,11 @@ impl Labeler {
 
     /// Memory for one thread's texts.
     pub fn scratch(&self) -> Scratch {
-        Scratch { encoding: Encoding::new(self.max_tokens, self.max_sentences), engine: self.engine.scratch() }
+        Scratch {
+            limits: self.limits(),
+            encoding: Encoding::new(self.max_tokens, self.max_sentences),
+            engine: self.engine.scratch(),
+        }
     }
 
     /// Labels `text`, with sentences from [`Sentences`]. A text of 1 MiB, or what the options say, is the longest.
@@ -99,6 +103,9 @@ impl Labeler {
         sentences: impl Iterator<Item = Range<usize>>,
         on_overflow: Overflow,
     ) -> Result<(), LabelError> {
+        if scratch.limits != self.limits() {
+            return Err(LabelError::ForeignScratch);
+        }
         let max_bytes = self.options.max_text_bytes;
         if text.len() > max_bytes {
             return Err(LabelError::TextTooLong { bytes: text.len(), max_bytes });
@@ -126,12 +133,16 @@ impl Labeler {
 
     /// Second step: logits, into the scratch.
     pub(crate) fn run(&self, scratch: &mut Scratch) -> Result<(), LabelError> {
-        let Scratch { encoding, engine } = scratch;
+        let Scratch { encoding, engine, .. } = scratch;
         let logits = self.engine.run(engine, encoding.ids(), encoding.sentence_ids()).map_err(LabelError::Engine)?;
         let labels = self.labels.len();
         let sentences = logits.sentences.get(..encoding.sentences().len() * labels);
         let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
         if finite(logits.document) && sentences.is_some_and(finite) { Ok(()) } else { Err(LabelError::NotFinite) }
+    }
+
+    fn limits(&self) -> [usize; 3] {
+        [self.max_tokens, self.max_sentences, self.labels.len()]
     }
 
     /// Third step: what the logits in the scratch mean.
@@ -180,6 +191,8 @@ impl fmt::Debug for Labeler {
 
 /// Memory for the texts of one thread; [`Labeler::scratch`] makes it. It holds what came of the last text.
 pub struct Scratch {
+    /// Of the labeler that it was made for: tokens, sentences, labels.
+    limits: [usize; 3],
     pub(crate) encoding: Encoding,
     pub(crate) engine: EngineScratch,
 }
@@ -289,6 +302,8 @@ pub enum LabelError {
     },
     /// A sentence that the caller gave does not lie on characters of the text, or is out of order.
     Sentences,
+    /// The scratch was made by the labeler of another model.
+    ForeignScratch,
     /// The engine failed.
     Engine(RunError),
     /// A logit is infinite or not a number.
@@ -308,6 +323,9 @@ impl fmt::Display for LabelError {
             Self::Sentences => f.write_str(
                 "a sentence does not lie on characters of the text or is out of order; give ascending byte ranges",
             ),
+            Self::ForeignScratch => {
+                f.write_str("the scratch belongs to another model; make one with this labeler's `scratch`")
+            }
             Self::Engine(error) => error.fmt(f),
             Self::NotFinite => {
                 f.write_str("the model gave a logit that is not a finite number; check the bundle with `kdh verify`")

@@ -54,7 +54,8 @@ pub struct LabelReport<'l> {
 pub struct Evidence {
     /// First byte of the sentence in the text.
     pub start: u32,
-    /// One past the last byte of the sentence in the text.
+    /// One past the last byte of the sentence in the text, even if the model has not seen all of a truncated text's last
+    /// sentence.
     pub end: u32,
     /// Sentence logit.
     pub logit: f32,

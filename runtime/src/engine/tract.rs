@@ -70,8 +70,8 @@ impl Graph {
     }
 }
 
-/// Runs `work` and turns a panic into an error: tract has assertions that a strange graph can reach, and a bundle that
-/// is damaged in the making must not take the process down.
+/// Runs `work` and turns a panic into an error: tract does not promise to refuse every strange graph in good order, and a
+/// bundle that was damaged in the making must not take the process down.
 fn guard<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, GraphError> {
     // Whatever a panic leaves half done is dropped with `work`, or is logits that the caller never gets to see.
     match catch_unwind(AssertUnwindSafe(work)) {

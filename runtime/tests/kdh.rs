@@ -1,0 +1,349 @@
+//! The `kdh` program: what it prints, where, and how it ends.
+#![cfg(feature = "cli")]
+
+#[cfg(test)]
+mod bundles;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output, Stdio};
+
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    use crate::bundles::{Parts, TINY, flip_in_section};
+
+    const SECRET: &str = "zebra-striped finding";
+
+    /// A folder with a bundle in `tiny.kdh`, in which the program runs.
+    struct Folder(TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let this = Self(tempfile::tempdir().unwrap());
+            this.write("tiny.kdh", TINY);
+            this
+        }
+
+        fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+            let path = self.0.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            path
+        }
+
+        fn command(&self, args: &[&str]) -> Command {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_kdh"));
+            command.args(args).current_dir(self.0.path());
+            command.env_remove("KDH_BUNDLE").env_remove("CARGO_MANIFEST_DIR").stdin(Stdio::null());
+            command
+        }
+
+        fn run(&self, args: &[&str]) -> Output {
+            self.command(args).output().unwrap()
+        }
+
+        fn run_with_input(&self, args: &[&str], input: &[u8]) -> Output {
+            let mut command = self.command(args);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            // A program that refuses early closes the pipe.
+            let _ = child.stdin.take().unwrap().write_all(input);
+            child.wait_with_output().unwrap()
+        }
+    }
+
+    fn stdout(output: &Output) -> String {
+        String::from_utf8(output.stdout.clone()).unwrap()
+    }
+
+    fn json(output: &Output) -> Value {
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Exit code 2, nothing on standard output, one line on standard error that has `says` and no text that was read.
+    #[track_caller]
+    fn refused(output: &Output, says: &str) {
+        let error = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(output.stdout.is_empty());
+        assert!(error.starts_with("error: ") && error.contains(says), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(!error.contains("zebra"), "{error}");
+    }
+
+    #[test]
+    fn label_prints_the_evidence() {
+        let b = Folder::new();
+        b.write("note.txt", "The cells divided slowly.\nNo vessel \u{1b}[2J grew.");
+        let output = b.run(&["label", "--bundle", "tiny.kdh", "note.txt"]);
+        let table = stdout(&output);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stderr.is_empty());
+        assert!(table.contains("probability") && table.contains("third label"), "{table}");
+        assert!(table.contains("0..25  The cells divided slowly."), "{table}");
+        assert!(!table.contains('\u{1b}'), "{table}");
+    }
+
+    #[test]
+    fn label_reads_standard_input_and_prints_json() {
+        let b = Folder::new();
+        let text = "The cells divided slowly. No vessel grew.";
+        b.write("note.txt", text);
+        let from_file = json(&b.run(&["label", "--bundle", "tiny.kdh", "--json", "note.txt"]));
+        for args in
+            [&["label", "--bundle", "tiny.kdh", "--json"][..], &["label", "-", "--bundle", "tiny.kdh", "--json"]]
+        {
+            assert_eq!(json(&b.run_with_input(args, text.as_bytes())), from_file);
+        }
+        let labels = from_file["labels"].as_array().unwrap();
+        assert_eq!(labels.len(), 3);
+        assert_eq!((&labels[0]["code"], &labels[1]["name"]), (&"A".into(), &"second label".into()));
+        for label in labels {
+            let number = |field: &str| label[field].as_f64().unwrap();
+            assert_eq!(label["positive"].as_bool().unwrap(), number("probability") >= number("threshold"));
+            assert_eq!(label["positive"].as_bool().unwrap(), !label["evidence"].as_array().unwrap().is_empty());
+        }
+        assert_eq!((&from_file["truncated"], &from_file["sentences"]), (&false.into(), &2.into()));
+    }
+
+    #[test]
+    fn label_says_what_it_cut() {
+        let b = Folder::new();
+        b.write("long.txt", "1 2 3; ".repeat(100));
+        let output = b.run(&["label", "--bundle", "tiny.kdh", "long.txt"]);
+        assert!(stdout(&output).contains("400 tokens"), "{}", stdout(&output));
+        assert!(stdout(&output).contains("truncated: the model has seen the first 94 tokens only"));
+        let cut = json(&b.run(&["label", "--bundle", "tiny.kdh", "long.txt", "--json"]));
+        assert_eq!(
+            (&cut["truncated"], &cut["kept_tokens"], &cut["dropped_tokens"]),
+            (&true.into(), &94.into(), &306.into())
+        );
+        refused(&b.run(&["label", "--bundle", "tiny.kdh", "long.txt", "--on-overflow", "refuse"]), "400 tokens");
+    }
+
+    #[test]
+    fn label_refuses_bad_texts() {
+        let b = Folder::new();
+        let label = |text: &str| b.run(&["label", "--bundle", "tiny.kdh", text]);
+        refused(&label("missing.txt"), "missing.txt: No such file");
+        std::fs::create_dir(b.0.path().join("folder")).unwrap();
+        refused(&label("folder"), "folder: this is a directory");
+        b.write("empty.txt", "");
+        refused(&label("empty.txt"), "empty.txt: the text is empty");
+        b.write("blank.txt", " \n\t ");
+        refused(&label("blank.txt"), "the text is empty");
+        b.write("latin1.txt", [SECRET.as_bytes(), b" caf\xe9"].concat());
+        refused(&label("latin1.txt"), "latin1.txt: not UTF-8 at byte 25");
+        b.write("large.txt", SECRET.repeat(10 << 20 >> 4));
+        refused(&label("large.txt"), "large.txt: the text has more than 1048576 bytes");
+        let large = SECRET.repeat(10 << 20 >> 4);
+        refused(&b.run_with_input(&["label", "--bundle", "tiny.kdh"], large.as_bytes()), "standard input: the text");
+        refused(&b.run_with_input(&["label", "--bundle", "tiny.kdh"], b"\xff"), "standard input: not UTF-8 at byte 0");
+    }
+
+    #[test]
+    fn every_command_refuses_bad_bundles() {
+        let b = Folder::new();
+        b.write("note.txt", SECRET);
+        b.write("data.jsonl", r#"{"id": "1", "text": "zebra.", "labels": ["A"]}"#);
+        b.write("empty.kdh", "");
+        b.write("cut.kdh", &TINY[..40_000]);
+        b.write("flipped.kdh", flip_in_section(1));
+        b.write("text.kdh", "Dear reader");
+        std::fs::create_dir(b.0.path().join("folder.kdh")).unwrap();
+        for (bundle, says) in [
+            ("missing.kdh", "missing.kdh: cannot open the bundle: No such file"),
+            ("folder.kdh", "folder.kdh: this is a directory"),
+            ("empty.kdh", "empty.kdh: the file is empty"),
+            ("cut.kdh", "cut.kdh: the bundle is cut off"),
+            ("flipped.kdh", "flipped.kdh: section 1 of the bundle is damaged"),
+            ("text.kdh", "text.kdh: this is not a kdh bundle"),
+        ] {
+            refused(&b.run(&["label", "--bundle", bundle, "note.txt"]), says);
+            refused(&b.run(&["eval", "--bundle", bundle, "data.jsonl"]), says);
+            refused(&b.run(&["inspect", "--bundle", bundle]), says);
+        }
+    }
+
+    #[test]
+    fn finds_the_default_bundle() {
+        let b = Folder::new();
+        b.write("note.txt", SECRET);
+        refused(&b.run(&["label", "note.txt"]), "give --bundle FILE, set KDH_BUNDLE");
+        let from_variable = b.command(&["label", "note.txt"]).env("KDH_BUNDLE", "tiny.kdh").output().unwrap();
+        assert_eq!(from_variable.status.code(), Some(0));
+        let runtime = b.0.path().join("elsewhere/runtime");
+        b.write("elsewhere/runtime/Cargo.toml", "");
+        b.write("elsewhere/models/default.kdh", TINY);
+        let from_repository = b.command(&["label", "note.txt"]).env("CARGO_MANIFEST_DIR", runtime).output().unwrap();
+        assert_eq!(from_repository, from_variable);
+        b.write("models/default.kdh", TINY);
+        assert_eq!(b.run(&["label", "note.txt"]), from_variable);
+        // What is asked for and not there is an error, not a reason to take another bundle.
+        let missing = b.command(&["label", "note.txt"]).env("KDH_BUNDLE", "missing.kdh").output().unwrap();
+        refused(&missing, "missing.kdh: cannot open");
+    }
+
+    #[test]
+    fn verify_checks_bytes_and_logits() {
+        let b = Folder::new();
+        let verify = |bundle: &str| b.run(&["verify", "--bundle", bundle, "--json"]);
+        let good = json(&verify("tiny.kdh"));
+        assert_eq!(good["ok"], true);
+        assert!(good["self_test"]["texts"].as_u64().unwrap() > 10);
+        assert!(good["self_test"]["max_difference"].as_f64() <= good["self_test"]["tolerance"].as_f64());
+        let human = b.run(&["verify", "--bundle", "tiny.kdh"]);
+        assert!(stdout(&human).starts_with("tiny.kdh: ok\n"));
+        assert!(stdout(&human).contains(good["digest"].as_str().unwrap()));
+
+        let failed = |bundle: &str, says: &str| {
+            let output = verify(bundle);
+            assert_eq!(output.status.code(), Some(1));
+            let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(result["ok"], false);
+            assert!(result["error"].as_str().unwrap().contains(says), "{result}");
+            let human = b.run(&["verify", "--bundle", bundle]);
+            assert_eq!(human.status.code(), Some(1));
+            assert!(stdout(&human).contains("FAILED") && stdout(&human).contains(says));
+        };
+        b.write("flipped.kdh", flip_in_section(2));
+        failed("flipped.kdh", "section 2 of the bundle is damaged");
+        b.write("cut.kdh", &TINY[..TINY.len() - 1]);
+        failed("cut.kdh", "cut off");
+        let mut parts = Parts::of_tiny();
+        parts.golden[1].logits[0] -= 1.0;
+        b.write("drifted.kdh", parts.bytes());
+        failed("drifted.kdh", "a logit of golden text 1 is");
+        let mut parts = Parts::of_tiny();
+        parts.graph = b"not a graph".to_vec();
+        b.write("graph.kdh", parts.bytes());
+        failed("graph.kdh", "the bundle's graph cannot be read");
+        refused(&verify("missing.kdh"), "missing.kdh: cannot open");
+    }
+
+    #[test]
+    fn inspect_shows_what_is_inside() {
+        let b = Folder::new();
+        let inspection = json(&b.run(&["inspect", "--bundle", "tiny.kdh", "--json"]));
+        assert_eq!(inspection["bytes"], TINY.len());
+        let sections: Vec<&str> = inspection["sections"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|section| section["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(sections, ["manifest", "onnx", "vocabulary", "golden"]);
+        assert_eq!(inspection["manifest"]["labels"][2]["code"], "C");
+        assert_eq!(inspection["manifest"]["head"], "sentence-evidence");
+        assert!(inspection["engine"]["name"].as_str().unwrap().starts_with("tract"));
+        assert!(!inspection["engine"]["kernels"].as_array().unwrap().is_empty());
+        #[cfg(target_os = "linux")]
+        assert!(inspection["memory"]["peak_resident_bytes"].as_u64().unwrap() > 1 << 20);
+        let table = stdout(&b.run(&["inspect", "--bundle", "tiny.kdh"]));
+        assert!(table.contains(inspection["digest"].as_str().unwrap()) && table.contains("second label"), "{table}");
+    }
+
+    #[test]
+    fn eval_scores_and_times() {
+        let b = Folder::new();
+        let data = [
+            r#"{"id": "1", "text": "The cells divided. Nothing grew.", "labels": ["A", "C"],"#,
+            r#" "sentences": [{"start": 0, "end": 18, "labels": ["A"]}, {"start": 19, "end": 32, "labels": []}]}"#,
+            "\n",
+            r#"{"id": "2", "text": "zebra.", "labels": [], "sentences": [{"start": 0, "end": 6, "labels": []}]}"#,
+        ];
+        b.write("data.jsonl", data.concat());
+        let eval = |more: &[&str]| b.run(&[&["eval", "--bundle", "tiny.kdh", "data.jsonl"], more].concat());
+        let result = json(&eval(&["--json"]));
+        for field in [
+            "micro_f1",
+            "macro_f1",
+            "weighted_f1",
+            "samples_f1",
+            "micro_precision",
+            "micro_recall",
+            "hamming_loss",
+            "subset_accuracy",
+            "unknown_token_rate",
+        ] {
+            assert!((0.0..=1.0).contains(&result[field].as_f64().unwrap()), "{field}");
+        }
+        assert_eq!((&result["documents"], &result["truncated"]), (&2.into(), &0.into()));
+        assert_eq!(result["per_label"].as_array().unwrap().len(), 3);
+        assert_eq!(result["boundaries"], "box");
+        for part in ["tokenize", "encoder", "total"] {
+            let latency = &result["latency_ms"][part];
+            assert!(latency["p50"].as_f64() <= latency["p99"].as_f64() && latency["max"].as_f64().unwrap() > 0.0);
+        }
+        // The micro-F1 is that of the labels that `kdh label` gives.
+        let mut hits = [0.0; 2];
+        let mut tokens = 0;
+        for (text, truth) in [("The cells divided. Nothing grew.", &["A", "C"][..]), ("zebra.", &[])] {
+            let report = json(&b.run_with_input(&["label", "--bundle", "tiny.kdh", "--json"], text.as_bytes()));
+            tokens += report["text_tokens"].as_u64().unwrap();
+            for label in report["labels"].as_array().unwrap() {
+                let (positive, truth) = (label["positive"] == true, truth.contains(&label["code"].as_str().unwrap()));
+                hits[0] += f64::from(positive && truth);
+                hits[1] += f64::from(positive) + f64::from(truth);
+            }
+        }
+        assert_eq!(result["micro_f1"].as_f64().unwrap(), 2.0 * hits[0] / hits[1]);
+        assert_eq!(result["tokens_per_text"]["mean"].as_f64().unwrap(), tokens as f64 / 2.0);
+
+        let corpus = json(&eval(&["--json", "--boundaries", "corpus"]));
+        assert_eq!((&corpus["boundaries"], &corpus["micro_f1"]), (&"corpus".into(), &result["micro_f1"]));
+        let human = eval(&[]);
+        assert!(stdout(&human).contains("micro") && stdout(&human).contains("encoder, ms"), "{}", stdout(&human));
+        assert!(human.stderr.is_empty());
+    }
+
+    #[test]
+    fn eval_refuses_bad_data() {
+        let b = Folder::new();
+        let eval = |name: &str, more: &[&str]| b.run(&[&["eval", "--bundle", "tiny.kdh", name], more].concat());
+        refused(&eval("missing.jsonl", &[]), "missing.jsonl: cannot read the data set");
+        refused(&eval(".", &[]), "this is a directory");
+        let refusal = |line: &str, more: &[&str], says: &str| {
+            b.write("data.jsonl", format!("{{\"id\": \"0\", \"text\": \"zebra.\", \"labels\": []}}\n{line}"));
+            refused(&eval("data.jsonl", more), says);
+        };
+        refusal(r#"{"id": "1", "text": "zebra."}"#, &[], "data.jsonl: line 2");
+        refusal(r#"{"id": "1", "text": "zebra.", "labels": ["A", "X"]}"#, &[], "line 2");
+        refusal(r#"{"id": "1", "text": "zebra."#, &[], "line 2");
+        refusal(r#"{"id": "1", "text": " ", "labels": []}"#, &[], "line 2: the text is empty");
+        refusal("", &["--boundaries", "corpus"], "line 1: the document has no sentences");
+        b.write("empty.jsonl", "");
+        refused(&eval("empty.jsonl", &[]), "no document");
+    }
+
+    #[test]
+    fn help_and_usage() {
+        let b = Folder::new();
+        for args in
+            [&["--help"][..], &["label", "--help"], &["eval", "--help"], &["inspect", "--help"], &["verify", "--help"]]
+        {
+            let output = b.run(args);
+            assert_eq!(output.status.code(), Some(0));
+            assert!(stdout(&output).contains("Usage:"));
+        }
+        assert_eq!(b.run(&[]).status.code(), Some(2));
+        assert_eq!(b.run(&["label", "--no-such-option"]).status.code(), Some(2));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_closed_pipe_is_no_error() {
+        let b = Folder::new();
+        b.write("note.txt", SECRET);
+        let program = Path::new(env!("CARGO_BIN_EXE_kdh"));
+        let script =
+            format!("'{}' label --bundle tiny.kdh note.txt | true; echo ${{PIPESTATUS[0]}}", program.display());
+        let output = Command::new("bash").args(["-c", &script]).current_dir(b.0.path()).output().unwrap();
+        assert_eq!((stdout(&output).trim(), &output.stderr[..]), ("0", &b""[..]));
+    }
+}
