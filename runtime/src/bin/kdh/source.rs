@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -60,7 +60,7 @@ pub(crate) fn read_text(path: &Path, max_bytes: usize) -> anyhow::Result<String>
     let (name, bytes) = if path.as_os_str() == OsStr::new("-") {
         let input = io::stdin();
         if input.is_terminal() {
-            eprintln!("reading the text from the terminal; end it with Ctrl-D");
+            let _ = writeln!(io::stderr(), "reading the text from the terminal; end it with Ctrl-D");
         }
         ("standard input".into(), read_at_most(input.lock(), max_bytes))
     } else {
