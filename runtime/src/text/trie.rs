@@ -2,7 +2,7 @@
 /// Double-Array Structure", 1989), with the exclusive-or addressing of Yata: the child of a node for a byte is slot
 /// `base ^ byte`. No two nodes share a base, so the byte in a slot is enough to tell whose child it is.
 pub(super) struct Trie {
-    slots: Vec<Slot>,
+    slots: Box<[Slot]>,
 }
 
 /// A position in the trie: the base of a node.
@@ -52,7 +52,7 @@ impl Trie {
             });
             *root = Node(builder.insert(keys));
         }
-        Self { slots: builder.slots }
+        Self { slots: builder.slots.into_boxed_slice() }
     }
 
     /// The id and length of the longest key below `root` that is a prefix of `bytes`.
@@ -74,12 +74,12 @@ impl Trie {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        size_of_val(&*self.slots)
     }
 }
 
 /// How many of the last blocks are searched for room: older ones are nearly full.
-const OPEN_BLOCKS: usize = 16;
+const OPEN_BLOCKS: usize = 4;
 
 #[derive(Default)]
 struct Builder {
