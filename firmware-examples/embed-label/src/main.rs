@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use kdh_runtime::{Bundle, Labeler, LabelerOptions};
 
 /// The bundle, in the program's read-only data.
-static BUNDLE: &[u8] = include_bytes!("../../../runtime/tests/data/tiny.kdh");
+static BUNDLE: &[u8] = include_bytes!("../../../models/default.kdh");
 
 fn main() -> ExitCode {
     match run() {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use kdh_format::student::STUDENT_CARD_FILE;
+use kdh_format::student::{Metric, STUDENT_CARD_FILE};
 use kdh_runtime::metrics::thresholds::{Policy, choose, cross_validated_f1};
 use kdh_trainer::model::read_card;
 use kdh_trainer::predict::Predictions;
 
-/// Chooses a threshold for every label and writes them into a student's card.
+/// Chooses a threshold for every label and writes them into a student's card, with their cross-validated micro-F1.
 ///
 /// Give it predictions on documents that the model behind them was not trained on: dev predictions of `fit`, or, better
 /// because there are more of them, the held-out predictions of every fold (`fit --fold 1/5` … `5/5`). The policy is the
@@ -73,6 +73,11 @@ impl Thresholds {
         for (label, &threshold) in card.labels.iter_mut().zip(&thresholds) {
             label.threshold = threshold;
         }
+        // The honest figure: thresholds that were chosen on other documents than those that they decide.
+        const FIGURE: &str = "thresholds_cross_validated_micro_f1";
+        let chosen = scores.iter().find(|(candidate, _)| *candidate == policy).map(|(_, score)| score.micro_f1);
+        card.provenance.metrics.retain(|metric| metric.name != FIGURE);
+        card.provenance.metrics.extend(chosen.map(|value| Metric { name: FIGURE.into(), value }));
         if !self.dry_run {
             let path = self.student.join(STUDENT_CARD_FILE);
             let draft = path.with_extension("draft");
