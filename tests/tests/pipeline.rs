@@ -1,5 +1,7 @@
 //! The whole way of the data, on a few real documents: import, fine-tune, thresholds, pack, verify, evaluate, label.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::encoder::NamedTensors;
+
 /// Where training stands, beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,7 +76,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When it is there and cannot be read.
-    pub fn load(&self) -> Result<Option<(Vec<(String, Tensor)>, Progress)>> {
+    pub fn load(&self) -> Result<Option<(NamedTensors, Progress)>> {
         let whole = self.steps()?.into_iter().filter(|&step| self.path(step).join(PROGRESS).is_file()).max();
         let Some(step) = whole else { return Ok(None) };
         let folder = self.path(step);
@@ -107,8 +109,7 @@ impl Checkpoints {
     }
 
     fn steps(&self) -> Result<Vec<usize>> {
-        let entries =
-            fs::read_dir(&self.folder).with_context(|| format!("cannot list {}", self.folder.display()))?;
+        let entries = fs::read_dir(&self.folder).with_context(|| format!("cannot list {}", self.folder.display()))?;
         let mut steps = Vec::new();
         for entry in entries {
             let name = entry?.file_name();

@@ -62,8 +62,7 @@ impl Encoder {
         max_sentences: usize,
         boundaries: Boundaries,
     ) -> Result<Self> {
-        let options =
-            TokenizerOptions { lowercase: card.lowercase, cls: &card.cls, sep: &card.sep, unk: &card.unk };
+        let options = TokenizerOptions { lowercase: card.lowercase, cls: &card.cls, sep: &card.sep, unk: &card.unk };
         let tokenizer = Tokenizer::new(vocabulary, &options).context("vocab.txt cannot be used")?;
         Ok(Self { tokenizer, encoding: Encoding::new(max_tokens, max_sentences), codes, boundaries })
     }

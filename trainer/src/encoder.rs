@@ -75,13 +75,14 @@ impl Encoder {
             Architecture::DistilBert | Architecture::MpNet => None,
         };
         let relative_bias = match config.architecture {
-            Architecture::MpNet => Some(
-                tensors.take("encoder.relative_attention_bias.weight", &[config.relative_buckets, config.heads])?,
-            ),
+            Architecture::MpNet => {
+                Some(tensors.take("encoder.relative_attention_bias.weight", &[config.relative_buckets, config.heads])?)
+            }
             Architecture::Bert | Architecture::DistilBert => None,
         };
-        let layers =
-            (0..config.layers).map(|index| Layer::from_tensors(&config, names, index, tensors)).collect::<Result<_>>()?;
+        let layers = (0..config.layers)
+            .map(|index| Layer::from_tensors(&config, names, index, tensors))
+            .collect::<Result<_>>()?;
         Ok(Self {
             word: tensors.take("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
             position: tensors.take("embeddings.position_embeddings.weight", &[config.max_positions, hidden])?,
@@ -175,13 +176,16 @@ impl Encoder {
     }
 }
 
+/// Tensors and their names, as a file holds them.
+pub type NamedTensors = Vec<(String, Tensor)>;
+
 /// Named tensors read from a file, taken out one by one.
 #[derive(Debug)]
 pub struct Tensors(HashMap<String, Tensor>);
 
 impl Tensors {
     /// Collects named tensors as f32 on `device`; a prefix such as `bert.` is dropped.
-    pub fn new(named: Vec<(String, Tensor)>, architecture: Architecture, device: Device) -> Self {
+    pub fn new(named: NamedTensors, architecture: Architecture, device: Device) -> Self {
         let prefix = format!("{}.", architecture.model_type());
         Self(
             named
@@ -304,10 +308,7 @@ impl Layer {
         let precision = pass.precision;
         let (batch, tokens, hidden) = (input.size()[0], input.size()[1], input.size()[2]);
         let split = |linear: &Linear| {
-            linear
-                .forward(input, precision)
-                .view([batch, tokens, self.heads, hidden / self.heads])
-                .transpose(1, 2)
+            linear.forward(input, precision).view([batch, tokens, self.heads, hidden / self.heads]).transpose(1, 2)
         };
         let context = Tensor::scaled_dot_product_attention(
             &split(&self.query),

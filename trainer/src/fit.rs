@@ -264,7 +264,8 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
             let loss = supervised_loss(&model.forward(&batch, pass), &batch, options.sentence_weight);
             let loss_value = loss.double_value(&[]);
             if !loss_value.is_finite() {
-                let kept = checkpoints.latest().map_or("there is none yet".to_owned(), |path| path.display().to_string());
+                let kept =
+                    checkpoints.latest().map_or("there is none yet".to_owned(), |path| path.display().to_string());
                 bail!(
                     "the loss is {loss_value} at step {}; last good checkpoint: {kept}; try a lower --learning-rate",
                     progress.step + 1
@@ -282,11 +283,13 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
             steps_here += 1;
             bar.inc(1);
             bar.set_message(format!("loss {:.4}", progress.epoch_loss / progress.batches_done as f64));
-            log.write(&json!({"event": "step", "step": progress.step, "epoch": progress.epoch + 1, "loss": loss_value,
+            log.write(
+                &json!({"event": "step", "step": progress.step, "epoch": progress.epoch + 1, "loss": loss_value,
                 "gradient_norm": norm, "learning_rate": options.learning_rate * factor,
-                "tokens": batch.ids.size()[1], "seconds": started.elapsed().as_secs_f64()}))?;
+                "tokens": batch.ids.size()[1], "seconds": started.elapsed().as_secs_f64()}),
+            )?;
             let stop = output.stop_after == Some(steps_here);
-            if stop || progress.step % output.checkpoint_every.max(1) == 0 {
+            if stop || progress.step.is_multiple_of(output.checkpoint_every.max(1)) {
                 checkpoints.save(&optimizer.state(), &progress)?;
             }
             if stop {
@@ -347,7 +350,8 @@ pub fn supervised_loss(logits: &Logits, batch: &Batch, sentence_weight: f64) -> 
     let weights = batch.sentence_weights.unsqueeze(-1);
     // Absent sentences have a huge negative logit: replace it before the loss, so that their gradient is zero, not NaN.
     let sentences = logits.sentences.where_self(&weights.gt(0.0), &Tensor::zeros_like(&logits.sentences));
-    let each = sentences.binary_cross_entropy_with_logits::<Tensor>(&batch.sentence_labels, None, None, Reduction::None);
+    let each =
+        sentences.binary_cross_entropy_with_logits::<Tensor>(&batch.sentence_labels, None, None, Reduction::None);
     let labels = batch.labels.size()[1] as f64;
     let known = batch.sentence_weights.sum(Kind::Float).clamp_min(1.0) * labels;
     documents + (each * weights).sum(Kind::Float) / known * sentence_weight
@@ -401,9 +405,10 @@ fn card(
 ) -> StudentCard {
     let mut provenance = input.provenance.clone();
     provenance.seed = options.seed;
-    provenance.metrics = [("best_epoch", epoch as f64), ("fit_dev_loss", scores.loss), ("fit_dev_micro_auprc", scores.micro_auprc)]
-        .map(|(name, value)| Metric { name: name.into(), value })
-        .into();
+    provenance.metrics =
+        [("best_epoch", epoch as f64), ("fit_dev_loss", scores.loss), ("fit_dev_micro_auprc", scores.micro_auprc)]
+            .map(|(name, value)| Metric { name: name.into(), value })
+            .into();
     StudentCard {
         version: 1,
         name: input.name.clone(),
@@ -436,7 +441,9 @@ fn check(input: &FitInput<'_>, options: &FitOptions, config: &EncoderConfig) -> 
         config.longest_input()
     );
     ensure!((1..=4096).contains(&options.max_sentences), "--max-sentences must be 1 to 4096");
-    for (name, value) in [("dropout", options.dropout), ("attention-dropout", options.attention_dropout), ("warm-up", options.warm_up)] {
+    for (name, value) in
+        [("dropout", options.dropout), ("attention-dropout", options.attention_dropout), ("warm-up", options.warm_up)]
+    {
         ensure!((0.0..1.0).contains(&value), "--{name} must be at least 0 and below 1");
     }
     ensure!(options.learning_rate > 0.0 && options.learning_rate.is_finite(), "--learning-rate must be positive");
@@ -464,7 +471,9 @@ fn progress_bar(show: bool, steps: usize) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(steps as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {elapsed_precise} (ETA {eta_precise})  {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:30} step {pos}/{len}  {elapsed_precise} (ETA {eta_precise})  {msg}")
+    {
         bar.set_style(style);
     }
     bar

@@ -9,7 +9,7 @@ use tch::{Device, IndexOp, Kind, Tensor};
 
 use crate::config::EncoderConfig;
 use crate::data::Batch;
-use crate::encoder::{Encoder, Parameter, Pass, Tensors};
+use crate::encoder::{Encoder, NamedTensors, Parameter, Pass, Tensors};
 
 /// Logit of a sentence that has no tokens: its share of a log-sum-exp is zero.
 pub const ABSENT_LOGIT: f64 = -1e9;
@@ -137,7 +137,7 @@ impl Classifier {
             fs::remove_dir_all(&draft)?;
         }
         fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
-        let named: Vec<(String, Tensor)> = self
+        let named: NamedTensors = self
             .parameters()
             .into_iter()
             .map(|parameter| (parameter.name, parameter.tensor.detach().to_device(Device::Cpu)))
@@ -153,27 +153,6 @@ impl Classifier {
         }
         fs::rename(&draft, folder).with_context(|| format!("cannot move {} into place", draft.display()))
     }
-
-    /// Copies parameter values from another set with the same names and shapes, as a checkpoint holds them.
-    ///
-    /// # Errors
-    /// When one is missing or has another shape.
-    pub fn restore(&self, named: Vec<(String, Tensor)>) -> Result<()> {
-        let mut named: std::collections::HashMap<String, Tensor> = named.into_iter().collect();
-        tch::no_grad(|| {
-            for mut parameter in self.parameters() {
-                let saved =
-                    named.remove(&parameter.name).with_context(|| format!("no saved tensor {}", parameter.name))?;
-                anyhow::ensure!(
-                    saved.size() == parameter.tensor.size(),
-                    "saved tensor {} has another shape",
-                    parameter.name
-                );
-                parameter.tensor.copy_(&saved);
-            }
-            Ok(())
-        })
-    }
 }
 
 /// Reads the card of a student folder.
@@ -182,15 +161,20 @@ impl Classifier {
 /// When it is missing or not understood.
 pub fn read_card(folder: &Path) -> Result<StudentCard> {
     let path = folder.join(STUDENT_CARD_FILE);
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}: is this a student folder that `kdh-train fit` wrote?", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {}: is this a student folder that `kdh-train fit` wrote?", path.display())
+    })?;
     serde_json::from_str(&text).with_context(|| format!("{} is not a student card", path.display()))
 }
 
 fn read_encoder(folder: &Path, device: Device) -> Result<(Encoder, Tensors)> {
     let config = EncoderConfig::read(folder)?;
     let path = folder.join("model.safetensors");
-    anyhow::ensure!(path.is_file(), "{} is missing: a weights folder holds config.json, model.safetensors and vocab.txt", path.display());
+    anyhow::ensure!(
+        path.is_file(),
+        "{} is missing: a weights folder holds config.json, model.safetensors and vocab.txt",
+        path.display()
+    );
     let named = Tensor::read_safetensors(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut tensors = Tensors::new(named, config.architecture, device);
     let encoder = Encoder::from_tensors(config, &mut tensors).with_context(|| format!("in {}", path.display()))?;

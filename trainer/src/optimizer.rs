@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::encoder::Parameter;
+use crate::encoder::{NamedTensors, Parameter};
 
 /// Decoupled weight decay Adam (Loshchilov and Hutter 2019) over groups with rates of their own.
 #[derive(Debug)]
@@ -69,8 +69,13 @@ impl AdamW {
     /// Scales all gradients so that their joint norm is at most `limit`, and returns the norm that they had.
     pub fn clip(&mut self, limit: f64) -> f64 {
         tch::no_grad(|| {
-            let norms: Vec<Tensor> =
-                self.slots.iter().map(|slot| slot.tensor.grad()).filter(Tensor::defined).map(|grad| grad.norm()).collect();
+            let norms: Vec<Tensor> = self
+                .slots
+                .iter()
+                .map(|slot| slot.tensor.grad())
+                .filter(Tensor::defined)
+                .map(|grad| grad.norm())
+                .collect();
             let norm = if norms.is_empty() { 0.0 } else { Tensor::stack(&norms, 0).norm().double_value(&[]) };
             if norm > limit {
                 for slot in &self.slots {
@@ -107,7 +112,7 @@ impl AdamW {
     }
 
     /// Everything that a checkpoint must hold: parameters and moments, by name.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
+    pub fn state(&self) -> NamedTensors {
         let mut state = Vec::with_capacity(self.slots.len() * 3);
         for slot in &self.slots {
             state.push((format!("parameter.{}", slot.name), slot.tensor.detach()));
@@ -121,7 +126,7 @@ impl AdamW {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn restore(&mut self, state: Vec<(String, Tensor)>, steps: i64) -> anyhow::Result<()> {
+    pub fn restore(&mut self, state: NamedTensors, steps: i64) -> anyhow::Result<()> {
         let mut state: std::collections::HashMap<String, Tensor> = state.into_iter().collect();
         self.steps = steps;
         tch::no_grad(|| {

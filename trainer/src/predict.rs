@@ -152,8 +152,7 @@ mod tests {
 
     #[test]
     fn the_loss_is_binary_cross_entropy() {
-        let predictions =
-            Predictions { ids: vec!["1".into()], truth: vec![true, false], logits: vec![2.0, -100.0] };
+        let predictions = Predictions { ids: vec!["1".into()], truth: vec![true, false], logits: vec![2.0, -100.0] };
         let expected = (1.0 + (-2.0f64).exp()).ln() / 2.0;
         assert!((predictions.loss() - expected).abs() < 1e-9);
     }

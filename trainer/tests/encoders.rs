@@ -2,6 +2,8 @@
 //!
 //! `scripts/fixtures/encoders.py` makes the fixtures.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! Fine-tuning as a whole, on a tiny encoder and texts of our own.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -176,7 +178,10 @@ fn a_student_learns_and_says_where() {
     }
 
     // A finished run has nothing left to do.
-    assert_eq!(case.run("run", &FitOptions { epochs: 30, patience: 30, ..options() }, None).unwrap().steps, report.steps);
+    assert_eq!(
+        case.run("run", &FitOptions { epochs: 30, patience: 30, ..options() }, None).unwrap().steps,
+        report.steps
+    );
 }
 
 #[test]
@@ -245,6 +250,7 @@ fn the_mean_head_trains_without_sentences() {
     for document in case.train.iter_mut().chain(&mut case.dev) {
         document.sentences.clear();
     }
-    let report = case.run("mean", &FitOptions { head: Head::Mean, epochs: 30, patience: 30, ..options() }, None).unwrap();
+    let report =
+        case.run("mean", &FitOptions { head: Head::Mean, epochs: 30, patience: 30, ..options() }, None).unwrap();
     assert!(report.best_score.unwrap() > 0.9, "{report:?}");
 }

@@ -62,8 +62,7 @@ impl Eval {
         if let Some(path) = &self.predictions {
             predictions.write(path, &codes)?;
         }
-        let thresholds: Vec<f32> =
-            card.labels.iter().map(|label| self.threshold.unwrap_or(label.threshold)).collect();
+        let thresholds: Vec<f32> = card.labels.iter().map(|label| self.threshold.unwrap_or(label.threshold)).collect();
         let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
         let metrics = predictions.metrics(&codes, &thresholds)?;
         if self.json {

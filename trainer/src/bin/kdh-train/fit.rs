@@ -75,17 +75,17 @@ impl Fit {
                 serde_json::from_str(&text)
                     .with_context(|| format!("{} is not a list of {{\"code\", \"name\"}}", path.display()))?
             }
-            None => label_codes(&all)
-                .into_iter()
-                .map(|code| LabelName { name: code.clone(), code })
-                .collect::<Vec<_>>(),
+            None => {
+                label_codes(&all).into_iter().map(|code| LabelName { name: code.clone(), code }).collect::<Vec<_>>()
+            }
         };
         let (train, dev) = match (&self.dev, self.fold) {
             (Some(path), _) => (all, read(path)?),
             (None, Some(fold)) => split(all, fold)?,
             (None, None) => anyhow::bail!("give --dev or --fold"),
         };
-        let weights_name = self.weights.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let weights_name =
+            self.weights.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let input = FitInput {
             weights: &self.weights,
             train: &train,
@@ -122,8 +122,7 @@ impl Fit {
 /// Every K-th document, so that a fold does not depend on the order in which a corpus lists its topics.
 fn split(all: Vec<Document>, (part, parts): (usize, usize)) -> Result<(Vec<Document>, Vec<Document>)> {
     ensure!(all.len() >= parts, "{} documents cannot make {parts} folds", all.len());
-    let (dev, train): (Vec<_>, Vec<_>) =
-        all.into_iter().enumerate().partition(|(index, _)| index % parts == part - 1);
+    let (dev, train): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(index, _)| index % parts == part - 1);
     let documents = |list: Vec<(usize, Document)>| list.into_iter().map(|(_, document)| document).collect();
     Ok((documents(train), documents(dev)))
 }

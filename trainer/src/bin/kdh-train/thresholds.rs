@@ -61,8 +61,7 @@ impl Thresholds {
         let labels = codes.len();
         let mut scores = Vec::new();
         for policy in Policy::ALL {
-            let score =
-                cross_validated_f1(truth, probabilities, labels, policy, self.folds, self.repeats, self.seed)?;
+            let score = cross_validated_f1(truth, probabilities, labels, policy, self.folds, self.repeats, self.seed)?;
             scores.push((policy, score));
         }
         // The stiffest policy of equal ones: `ALL` goes from stiff to free.
