@@ -63,7 +63,7 @@ fn from_a_corpus_to_a_label() {
     assert_eq!(labelled["labels"].as_array().unwrap().len(), 10);
 
     // The same command with other options is not the same run.
-    assert!(refused(&mut fit("2"), 1).contains("other options"));
+    assert!(refused(&mut fit("2"), 2).contains("other options"));
     // What the box refuses, it refuses before it parses.
     let mut bytes = fs::read(&bundle).unwrap();
     let middle = bytes.len() / 2;

@@ -1,11 +1,12 @@
 //! Supervised fine-tuning of an encoder with a multi-label head.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_format::student::{Head, Metric, Provenance, StudentCard, StudentLabel, TokenizerCard};
 use kdh_runtime::dataset::Document;
@@ -13,12 +14,13 @@ use kdh_runtime::metrics::thresholds::{Policy, choose};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Tensor};
 
 use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::{Architecture, EncoderConfig};
 use crate::data::{Batch, Boundaries, Encoder, Example, base_rates, epoch_order};
 use crate::encoder::{Pass, Precision};
+use crate::loss::binary_cross_entropy;
 use crate::model::{Classifier, Logits};
 use crate::optimizer::{AdamW, Rates, linear_schedule};
 use crate::predict::Predictions;
@@ -156,6 +158,30 @@ pub struct FitReport {
     pub cut_documents: usize,
 }
 
+/// The loss is no longer a finite number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diverged {
+    /// What it is.
+    pub loss: f64,
+    /// The step that it happened in, counted from 1.
+    pub step: usize,
+    /// The last checkpoint before it, if there is one.
+    pub kept: Option<PathBuf>,
+}
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the loss is {} at step {}; last good checkpoint: ", self.loss, self.step)?;
+        match &self.kept {
+            Some(path) => write!(f, "{}", path.display())?,
+            None => f.write_str("there is none yet")?,
+        }
+        f.write_str("; try a lower --learning-rate in another folder")
+    }
+}
+
+impl std::error::Error for Diverged {}
+
 /// Fine-tunes, or goes on with a run that was killed.
 ///
 /// The loss is binary cross-entropy with logits on documents plus `sentence_weight` times the same on sentences, where
@@ -163,8 +189,7 @@ pub struct FitReport {
 /// and resumed or not.
 ///
 /// # Errors
-/// When the input does not fit together, a file cannot be written, or the loss is no longer finite; the text then names
-/// the step and the last checkpoint.
+/// When the input does not fit together, a file cannot be written, or training has [`Diverged`].
 pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, device: Device) -> Result<FitReport> {
     let config = EncoderConfig::read(input.weights)?;
     check(input, options, &config)?;
@@ -264,12 +289,7 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
             let loss = supervised_loss(&model.forward(&batch, pass), &batch, options.sentence_weight);
             let loss_value = loss.double_value(&[]);
             if !loss_value.is_finite() {
-                let kept =
-                    checkpoints.latest().map_or("there is none yet".to_owned(), |path| path.display().to_string());
-                bail!(
-                    "the loss is {loss_value} at step {}; last good checkpoint: {kept}; try a lower --learning-rate",
-                    progress.step + 1
-                );
+                return Err(Diverged { loss: loss_value, step: progress.step + 1, kept: checkpoints.latest() }.into());
             }
             optimizer.zero_grad();
             loss.backward();
@@ -342,19 +362,14 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
 
 /// Binary cross-entropy of documents, plus that of sentences whose labels are known.
 pub fn supervised_loss(logits: &Logits, batch: &Batch, sentence_weight: f64) -> Tensor {
-    let documents =
-        logits.documents.binary_cross_entropy_with_logits::<Tensor>(&batch.labels, None, None, Reduction::Mean);
+    let documents = binary_cross_entropy(&logits.documents, &batch.labels, None);
     if sentence_weight == 0.0 {
         return documents;
     }
     let weights = batch.sentence_weights.unsqueeze(-1);
-    // Absent sentences have a huge negative logit: replace it before the loss, so that their gradient is zero, not NaN.
+    // Absent sentences have a huge negative logit: replaced before the loss, so that no infinity meets a zero.
     let sentences = logits.sentences.where_self(&weights.gt(0.0), &Tensor::zeros_like(&logits.sentences));
-    let each =
-        sentences.binary_cross_entropy_with_logits::<Tensor>(&batch.sentence_labels, None, None, Reduction::None);
-    let labels = batch.labels.size()[1] as f64;
-    let known = batch.sentence_weights.sum(Kind::Float).clamp_min(1.0) * labels;
-    documents + (each * weights).sum(Kind::Float) / known * sentence_weight
+    documents + binary_cross_entropy(&sentences, &batch.sentence_labels, Some(&weights)) * sentence_weight
 }
 
 /// Options of the tokeniser that a weights folder implies.

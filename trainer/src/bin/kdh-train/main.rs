@@ -15,8 +15,8 @@ mod weights;
 /// The usual way: `import` a corpus, `weights fetch` pretrained weights, `fit` a student, choose its `thresholds`,
 /// `eval` it, and hand the student folder to `kdh-export pack`.
 ///
-/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done, 1 it failed, 2 the
-/// command line is wrong.
+/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done; 1 training diverged;
+/// 2 bad usage or bad input.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(if error.is::<kdh_trainer::fit::Diverged>() { 1 } else { 2 })
         }
     }
 }
