@@ -184,7 +184,8 @@ pub type NamedTensors = Vec<(String, Tensor)>;
 pub struct Tensors(HashMap<String, Tensor>);
 
 impl Tensors {
-    /// Collects named tensors as f32 on `device`; a prefix such as `bert.` is dropped.
+    /// Collects named tensors as f32 on `device`. A prefix such as `bert.` is dropped, and the norms' old names `gamma`
+    /// and `beta`, which the first BERT checkpoints have, become `weight` and `bias`.
     pub fn new(named: NamedTensors, architecture: Architecture, device: Device) -> Self {
         let prefix = format!("{}.", architecture.model_type());
         Self(
@@ -192,8 +193,9 @@ impl Tensors {
                 .into_iter()
                 .filter(|(name, _)| !name.ends_with("position_ids"))
                 .map(|(name, tensor)| {
-                    let name = name.strip_prefix(&prefix).unwrap_or(&name).to_owned();
-                    (name, tensor.to_kind(Kind::Float).to_device(device))
+                    let name = name.strip_prefix(&prefix).unwrap_or(&name);
+                    let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
+                    (name.replace("LayerNorm.beta", "LayerNorm.bias"), tensor.to_kind(Kind::Float).to_device(device))
                 })
                 .collect(),
         )

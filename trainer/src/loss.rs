@@ -3,7 +3,7 @@
 //! Every term is a mean, so that weights mean the same for any batch, and is differentiable in the student's tensors
 //! only: a teacher's tensors are constants. Targets and masks have the kind of the logits.
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
 /// Binary cross-entropy with logits: each label is a question of its own.
 ///
@@ -90,7 +90,7 @@ fn weighted_mean(each: &Tensor, weights: Option<&Tensor>) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 

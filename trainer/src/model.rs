@@ -167,15 +167,25 @@ pub fn read_card(folder: &Path) -> Result<StudentCard> {
     serde_json::from_str(&text).with_context(|| format!("{} is not a student card", path.display()))
 }
 
-fn read_encoder(folder: &Path, device: Device) -> Result<(Encoder, Tensors)> {
+/// Reads the encoder of a weights folder, and what else its file holds.
+///
+/// # Errors
+/// When a file is missing or does not fit.
+pub fn read_encoder(folder: &Path, device: Device) -> Result<(Encoder, Tensors)> {
     let config = EncoderConfig::read(folder)?;
-    let path = folder.join("model.safetensors");
+    let (safe, pickled) = (folder.join("model.safetensors"), folder.join("pytorch_model.bin"));
+    let path = if safe.is_file() { safe } else { pickled };
     anyhow::ensure!(
         path.is_file(),
-        "{} is missing: a weights folder holds config.json, model.safetensors and vocab.txt",
-        path.display()
+        "{} has no weights: a weights folder holds config.json, vocab.txt and model.safetensors (or pytorch_model.bin)",
+        folder.display()
     );
-    let named = Tensor::read_safetensors(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let named = match path.extension().is_some_and(|extension| extension == "safetensors") {
+        true => Tensor::read_safetensors(&path),
+        // libtorch's own reader of pickles, which builds tensors and runs nothing.
+        false => Tensor::loadz_multi(&path),
+    };
+    let named: NamedTensors = named.with_context(|| format!("cannot read {}", path.display()))?;
     let mut tensors = Tensors::new(named, config.architecture, device);
     let encoder = Encoder::from_tensors(config, &mut tensors).with_context(|| format!("in {}", path.display()))?;
     Ok((encoder, tensors))

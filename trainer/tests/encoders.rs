@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use kdh_trainer::config::EncoderConfig;
 use kdh_trainer::encoder::{Encoder, Pass, Precision, Tensors};
+use kdh_trainer::model::read_encoder;
 use tch::{Device, Kind, Tensor};
 
 fn folder(name: &str) -> PathBuf {
@@ -38,6 +39,20 @@ fn compare(name: &str, precision: Precision, bound: f64) {
 #[test]
 fn bert_equals_transformers() {
     compare("bert", Precision::F32, 2e-5);
+}
+
+/// The same weights as a pickle with the norms' old names and a prefix.
+#[test]
+fn the_first_bert_checkpoints_are_read() {
+    let old = tempfile::tempdir().unwrap();
+    for file in ["config.json", "pytorch_model.bin"] {
+        std::fs::copy(folder("bert").join(file), old.path().join(file)).unwrap();
+    }
+    let (read, _) = read_encoder(old.path(), Device::Cpu).unwrap();
+    let ids = Tensor::from_slice(&[5i64, 6, 7, 8]).view([1, 4]);
+    let mask = ids.ones_like().to_kind(Kind::Bool);
+    let pass = Pass::evaluation(Precision::F32);
+    assert!(read.forward(&ids, &mask, pass).equal(&encoder("bert").forward(&ids, &mask, pass)));
 }
 
 #[test]
