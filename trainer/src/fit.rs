@@ -478,7 +478,7 @@ fn fingerprint(input: &FitInput<'_>, options: &FitOptions) -> Result<String> {
             digest.update(document.text.as_bytes());
         }
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(crate::hex::hex(&digest.finalize()))
 }
 
 fn progress_bar(show: bool, steps: usize) -> ProgressBar {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod data;
 pub mod encoder;
 pub mod fit;
+mod hex;
 pub mod import;
 pub mod loss;
 pub mod model;

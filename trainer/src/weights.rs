@@ -182,7 +182,7 @@ fn digest(path: &Path) -> Result<String> {
     loop {
         let count = file.read(&mut buffer)?;
         if count == 0 {
-            return Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(crate::hex::hex(&digest.finalize()));
         }
         digest.update(&buffer[..count]);
     }

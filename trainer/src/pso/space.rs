@@ -146,7 +146,7 @@ impl Space {
             // Debug output of a string is quoted and escaped, of a number exact: no two spaces give the same text.
             hash.update(format!("{name:?} {domain:?}\n"));
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::hex::hex(&hash.finalize())
     }
 }
 

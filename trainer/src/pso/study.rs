@@ -100,7 +100,7 @@ impl<O: Optimizer> Study<O> {
         let mut study = Self::new(storage, name);
         let fresh = serde_json::to_string(optimizer).map_err(StudyError::storage)?;
         let digest = Sha256::digest(serde_json::to_vec(&(objective, lease, &fresh)).map_err(StudyError::storage)?);
-        let started_with: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let started_with = crate::hex::hex(&digest);
         study.transact(|transaction| {
             if transaction.state()?.is_none() {
                 let started_with = started_with.clone();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use kdh_format::student::{Metric, STUDENT_CARD_FILE};
-use kdh_runtime::metrics::thresholds::{Policy, choose, cross_validated_f1};
+use kdh_runtime::metrics::thresholds::{Policy, choose, select};
 use kdh_trainer::model::read_card;
 use kdh_trainer::predict::Predictions;
 
@@ -59,15 +59,12 @@ impl Thresholds {
 
         let (truth, probabilities) = (&predictions.truth, &predictions.probabilities());
         let labels = codes.len();
-        let mut scores = Vec::new();
-        for policy in Policy::ALL {
-            let score = cross_validated_f1(truth, probabilities, labels, policy, self.folds, self.repeats, self.seed)?;
-            scores.push((policy, score));
-        }
-        // The stiffest policy of equal ones: `ALL` goes from stiff to free.
-        let best = scores.iter().rev().max_by(|one, other| one.1.micro_f1.total_cmp(&other.1.micro_f1));
-        let policy = self.policy.or(best.map(|(policy, _)| *policy)).context("there is no policy")?;
-        let thresholds = choose(truth, probabilities, labels, policy)?;
+        let selection = select(truth, probabilities, labels, self.folds, self.repeats, self.seed)?;
+        let scores = selection.cross_validated;
+        let (policy, thresholds) = match self.policy {
+            None => (selection.policy, selection.thresholds),
+            Some(policy) => (policy, choose(truth, probabilities, labels, policy)?),
+        };
 
         for (label, &threshold) in card.labels.iter_mut().zip(&thresholds) {
             label.threshold = threshold;
