@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use kdh_format::student::TokenizerCard;
 use kdh_runtime::dataset::Document;
-use kdh_runtime::text::{Encoding, Sentences, Tokenizer, TokenizerOptions};
+use kdh_runtime::text::{Encoding, Sentence, Sentences, Tokenizer, TokenizerOptions};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -20,14 +20,27 @@ pub struct Example {
     pub ids: Vec<i64>,
     /// Sentence of each token, -1 for special tokens.
     pub sentence_ids: Vec<i64>,
-    /// Number of sentences that have a token.
-    pub sentences: usize,
-    /// One flag a label.
+    /// Byte of the text that each sentence begins at, for the sentences that have a token.
+    pub sentence_starts: Vec<u32>,
+    /// One flag a label; all false, and meaning nothing, when the document is not [`labelled`](Self::labelled).
     pub labels: Vec<bool>,
+    /// Whether the labels are known. A transfer document, which only a teacher labels, has none.
+    pub labelled: bool,
     /// One flag a label for each sentence; empty when the corpus has no sentence labels.
     pub sentence_labels: Vec<Vec<bool>>,
+    /// What a teacher says of it.
+    pub teacher: Option<TeacherLogits>,
     /// Tokens that did not fit.
     pub dropped_tokens: usize,
+}
+
+/// A teacher's logits for one document: soft targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeacherLogits {
+    /// One logit a label.
+    pub document: Vec<f32>,
+    /// One row of logits for each sentence of the example; `None` for a sentence that the teacher did not see.
+    pub sentences: Vec<Option<Vec<f32>>>,
 }
 
 /// Where sentences begin and end.
@@ -81,6 +94,18 @@ impl Encoder {
     /// When a label is unknown.
     pub fn encode(&mut self, document: &Document) -> Result<Example> {
         let labels = self.flags(&document.labels).with_context(|| format!("document {}", document.id))?;
+        let mut example = self.encode_text(document);
+        example.labels = labels;
+        example.labelled = true;
+        if !document.sentences.is_empty() {
+            example.sentence_labels =
+                self.sentence_flags(document).with_context(|| format!("sentences of document {}", document.id))?;
+        }
+        Ok(example)
+    }
+
+    /// Encodes the text of a transfer document and leaves its labels alone: they may be those of another task.
+    pub fn encode_text(&mut self, document: &Document) -> Example {
         let text = &document.text;
         let encoding = &mut self.encoding;
         if self.boundaries == Boundaries::Corpus && !document.sentences.is_empty() {
@@ -91,35 +116,17 @@ impl Encoder {
         }
         let ids = self.encoding.ids().iter().map(|&id| i64::from(id)).collect();
         let sentence_ids = self.encoding.sentence_ids().iter().map(|&id| i64::from(id)).collect();
-        let sentence_labels = if document.sentences.is_empty() {
-            Vec::new()
-        } else {
-            self.encoding
-                .sentences()
-                .iter()
-                .map(|sentence| {
-                    let mut merged = vec![false; self.codes.len()];
-                    for labelled in &document.sentences {
-                        if labelled.start < sentence.end as usize && (sentence.start as usize) < labelled.end {
-                            for (to, from) in merged.iter_mut().zip(self.flags(&labelled.labels)?) {
-                                *to |= from;
-                            }
-                        }
-                    }
-                    Ok(merged)
-                })
-                .collect::<Result<_>>()
-                .with_context(|| format!("sentences of document {}", document.id))?
-        };
-        Ok(Example {
+        Example {
             id: document.id.clone(),
             ids,
             sentence_ids,
-            sentences: self.encoding.sentences().len(),
-            labels,
-            sentence_labels,
+            sentence_starts: self.encoding.sentences().iter().map(|sentence| sentence.start).collect(),
+            labels: vec![false; self.codes.len()],
+            labelled: false,
+            sentence_labels: Vec::new(),
+            teacher: None,
             dropped_tokens: self.encoding.text_tokens() - self.encoding.kept_tokens(),
-        })
+        }
     }
 
     /// Encodes all documents.
@@ -129,6 +136,22 @@ impl Encoder {
     pub fn encode_all(&mut self, documents: &[Document]) -> Result<Vec<Example>> {
         ensure!(!documents.is_empty(), "there are no documents");
         documents.iter().map(|document| self.encode(document)).collect()
+    }
+
+    /// Labels of every sentence of the encoding, which is that of `document`.
+    fn sentence_flags(&self, document: &Document) -> Result<Vec<Vec<bool>>> {
+        let flags = |sentence: &Sentence| {
+            let mut merged = vec![false; self.codes.len()];
+            for labelled in &document.sentences {
+                if labelled.start < sentence.end as usize && (sentence.start as usize) < labelled.end {
+                    for (to, from) in merged.iter_mut().zip(self.flags(&labelled.labels)?) {
+                        *to |= from;
+                    }
+                }
+            }
+            Ok(merged)
+        };
+        self.encoding.sentences().iter().map(flags).collect()
     }
 
     fn flags(&self, labels: &[String]) -> Result<Vec<bool>> {
@@ -156,9 +179,26 @@ pub struct Batch {
     pub sentences: i64,
     /// f32 `[batch, labels]`, 0 or 1.
     pub labels: Tensor,
+    /// f32 `[batch, 1]`, 1 where the labels are known.
+    pub label_weights: Tensor,
     /// f32 `[batch, sentences, labels]`, 0 or 1.
     pub sentence_labels: Tensor,
     /// f32 `[batch, sentences]`, 1 where a sentence exists and its labels are known.
+    pub sentence_weights: Tensor,
+    /// What a teacher says, when any example of the batch has it.
+    pub teacher: Option<TeacherBatch>,
+}
+
+/// A teacher's logits for a batch.
+#[derive(Debug)]
+pub struct TeacherBatch {
+    /// f32 `[batch, labels]`.
+    pub documents: Tensor,
+    /// f32 `[batch, 1]`, 1 where the teacher saw the document.
+    pub document_weights: Tensor,
+    /// f32 `[batch, sentences, labels]`.
+    pub sentences: Tensor,
+    /// f32 `[batch, sentences, 1]`, 1 where the teacher saw the sentence.
     pub sentence_weights: Tensor,
 }
 
@@ -167,12 +207,13 @@ impl Batch {
     pub fn new(examples: &[&Example], pad_id: i64, device: Device) -> Self {
         let batch = examples.len();
         let tokens = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
-        let sentences = examples.iter().map(|example| example.sentences).max().unwrap_or(0).max(1);
+        let sentences = examples.iter().map(|example| example.sentence_starts.len()).max().unwrap_or(0).max(1);
         let labels = examples.first().map_or(0, |example| example.labels.len());
         let mut ids = vec![pad_id; batch * tokens];
         let mut mask = vec![false; batch * tokens];
         let mut sentence_ids = vec![-1; batch * tokens];
         let mut truth = vec![0f32; batch * labels];
+        let mut known = vec![0f32; batch];
         let mut sentence_truth = vec![0f32; batch * sentences * labels];
         let mut weights = vec![0f32; batch * sentences];
         for (row, example) in examples.iter().enumerate() {
@@ -181,6 +222,7 @@ impl Batch {
             ids[start..start + length].copy_from_slice(&example.ids);
             sentence_ids[start..start + length].copy_from_slice(&example.sentence_ids);
             mask[start..start + length].fill(true);
+            known[row] = f32::from(example.labelled);
             for (label, &flag) in example.labels.iter().enumerate() {
                 truth[row * labels + label] = f32::from(flag);
             }
@@ -191,6 +233,7 @@ impl Batch {
                 }
             }
         }
+        let teacher = TeacherBatch::new(examples, sentences, labels, device);
         let [batch, tokens, sentences, labels] = [batch, tokens, sentences, labels].map(|size| size as i64);
         let on = |tensor: Tensor, shape: &[i64]| tensor.view(shape).to_device(device);
         Self {
@@ -199,9 +242,45 @@ impl Batch {
             sentence_ids: on(Tensor::from_slice(&sentence_ids), &[batch, tokens]),
             sentences,
             labels: on(Tensor::from_slice(&truth), &[batch, labels]),
+            label_weights: on(Tensor::from_slice(&known), &[batch, 1]),
             sentence_labels: on(Tensor::from_slice(&sentence_truth), &[batch, sentences, labels]),
             sentence_weights: on(Tensor::from_slice(&weights), &[batch, sentences]),
+            teacher,
         }
+    }
+}
+
+impl TeacherBatch {
+    fn new(examples: &[&Example], sentences: usize, labels: usize, device: Device) -> Option<Self> {
+        if examples.iter().all(|example| example.teacher.is_none()) {
+            return None;
+        }
+        let batch = examples.len();
+        let mut documents = vec![0f32; batch * labels];
+        let mut document_weights = vec![0f32; batch];
+        let mut rows = vec![0f32; batch * sentences * labels];
+        let mut row_weights = vec![0f32; batch * sentences];
+        for (index, teacher) in
+            examples.iter().enumerate().filter_map(|(row, example)| Some((row, example.teacher.as_ref()?)))
+        {
+            documents[index * labels..(index + 1) * labels].copy_from_slice(&teacher.document);
+            document_weights[index] = 1.0;
+            for (sentence, logits) in teacher.sentences.iter().enumerate() {
+                if let Some(logits) = logits {
+                    let row = index * sentences + sentence;
+                    rows[row * labels..(row + 1) * labels].copy_from_slice(logits);
+                    row_weights[row] = 1.0;
+                }
+            }
+        }
+        let [batch, sentences, labels] = [batch, sentences, labels].map(|size| size as i64);
+        let on = |values: &[f32], shape: &[i64]| Tensor::from_slice(values).view(shape).to_device(device);
+        Some(Self {
+            documents: on(&documents, &[batch, labels]),
+            document_weights: on(&document_weights, &[batch, 1]),
+            sentences: on(&rows, &[batch, sentences, labels]),
+            sentence_weights: on(&row_weights, &[batch, sentences, 1]),
+        })
     }
 }
 
@@ -222,8 +301,8 @@ pub fn epoch_order(examples: &[Example], batch_size: usize, seed: u64, epoch: us
     batches
 }
 
-/// Share of examples that have each label, as the starting point of a head: among labelled sentences where there are
-/// any, else among documents.
+/// Share of labelled examples that have each label, as the starting point of a head: among labelled sentences where
+/// there are any, else among documents.
 pub fn base_rates(examples: &[Example], labels: usize) -> Vec<f64> {
     let by_sentence = examples.iter().any(|example| !example.sentence_labels.is_empty());
     let mut counts = vec![0usize; labels];
@@ -234,7 +313,7 @@ pub fn base_rates(examples: &[Example], labels: usize) -> Vec<f64> {
             *count += usize::from(flag);
         }
     };
-    for example in examples {
+    for example in examples.iter().filter(|example| example.labelled) {
         if by_sentence {
             example.sentence_labels.iter().for_each(|flags| count(flags));
         } else {
@@ -269,8 +348,10 @@ mod tests {
             id: length.to_string(),
             ids: vec![5; length],
             sentence_ids: vec![0; length],
-            sentences: 1,
+            sentence_starts: vec![0],
             labels: vec![true, false],
+            labelled: true,
+            teacher: None,
             sentence_labels: vec![vec![false, true]],
             dropped_tokens: 0,
         }

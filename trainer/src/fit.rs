@@ -14,14 +14,15 @@ use kdh_runtime::metrics::thresholds::{Policy, choose};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use tch::Device;
 
 use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::{Architecture, EncoderConfig};
 use crate::data::{Batch, Boundaries, Encoder, Example, base_rates, epoch_order};
+use crate::distill::Teaching;
 use crate::encoder::{Pass, Precision};
-use crate::loss::binary_cross_entropy;
-use crate::model::{Classifier, Logits};
+use crate::model::{Classifier, read_card};
+use crate::objective::{SoftTargets, loss};
 use crate::optimizer::{AdamW, Rates, linear_schedule};
 use crate::predict::Predictions;
 
@@ -129,7 +130,7 @@ pub struct LabelName {
 }
 
 /// Where a run writes, and how it shows itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FitOutput {
     /// Folder of the run: `best/` (a student folder), `dev-predictions.jsonl`, `metrics.jsonl`, checkpoints.
     pub folder: PathBuf,
@@ -150,6 +151,8 @@ pub struct FitReport {
     pub finished: bool,
     /// Steps taken in all.
     pub steps: usize,
+    /// Steps taken by this process.
+    pub steps_taken: usize,
     /// Epochs done in all.
     pub epochs: usize,
     /// Best selection score on dev.
@@ -191,6 +194,17 @@ impl std::error::Error for Diverged {}
 /// # Errors
 /// When the input does not fit together, a file cannot be written, or training has [`Diverged`].
 pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, device: Device) -> Result<FitReport> {
+    train(input, options, None, output, device)
+}
+
+/// As [`fit`], with what a teacher says beside the labels, or in their place.
+pub(crate) fn train(
+    input: &FitInput<'_>,
+    options: &FitOptions,
+    teaching: Option<&Teaching<'_>>,
+    output: &FitOutput,
+    device: Device,
+) -> Result<FitReport> {
     let config = EncoderConfig::read(input.weights)?;
     check(input, options, &config)?;
     fs::create_dir_all(&output.folder).with_context(|| format!("cannot create {}", output.folder.display()))?;
@@ -214,10 +228,15 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
         encoder.vocabulary_len(),
         config.vocab_size
     );
-    let train = encoder.encode_all(input.train).context("in the training data")?;
+    let mut train = encoder.encode_all(input.train).context("in the training data")?;
     let dev = encoder.encode_all(input.dev).context("in the dev data")?;
     let cut_documents = train.iter().filter(|example| example.dropped_tokens > 0).count();
     let rates = base_rates(&train, codes.len());
+    if let Some(teaching) = teaching {
+        train.extend(teaching.transfer.iter().map(|document| encoder.encode_text(document)));
+        teaching.attach(&mut train, codes.len())?;
+    }
+    let soft: Option<SoftTargets> = teaching.map(|teaching| teaching.soft);
     for (code, rate) in codes.iter().zip(&rates) {
         if *rate == 0.0 {
             eprintln!("warning: label {code} never occurs in the training data; it is kept and will not be predicted");
@@ -243,7 +262,7 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
         epoch_loss: 0.0,
         best_score: None,
         epochs_without_gain: 0,
-        fingerprint: fingerprint(input, options)?,
+        fingerprint: fingerprint(input, options, teaching)?,
     };
     if let Some((tensors, saved)) = checkpoints.load()? {
         ensure!(
@@ -264,10 +283,11 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
     bar.set_position(progress.step as u64);
     let mut log = MetricsLog::open(&output.folder.join("metrics.jsonl"), progress.step)?;
     let mut steps_here = 0;
-    let report = |progress: &Progress, finished| FitReport {
+    let report = |progress: &Progress, steps_taken, finished| FitReport {
         student: best_folder.clone(),
         finished,
         steps: progress.step,
+        steps_taken,
         epochs: progress.epoch,
         best_score: progress.best_score,
         cut_documents,
@@ -286,7 +306,7 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
                 hidden_dropout: options.dropout,
                 attention_dropout: options.attention_dropout,
             };
-            let loss = supervised_loss(&model.forward(&batch, pass), &batch, options.sentence_weight);
+            let loss = loss(&model.forward(&batch, pass), &batch, options.sentence_weight, soft.as_ref());
             let loss_value = loss.double_value(&[]);
             if !loss_value.is_finite() {
                 return Err(Diverged { loss: loss_value, step: progress.step + 1, kept: checkpoints.latest() }.into());
@@ -314,7 +334,7 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
             }
             if stop {
                 bar.abandon();
-                return Ok(report(&progress, false));
+                return Ok(report(&progress, steps_here, false));
             }
         }
 
@@ -357,23 +377,15 @@ pub fn fit(input: &FitInput<'_>, options: &FitOptions, output: &FitOutput, devic
         checkpoints.save(&optimizer.state(), &progress)?;
     }
     bar.finish_and_clear();
-    Ok(report(&progress, true))
-}
-
-/// Binary cross-entropy of documents, plus that of sentences whose labels are known.
-pub fn supervised_loss(logits: &Logits, batch: &Batch, sentence_weight: f64) -> Tensor {
-    let documents = binary_cross_entropy(&logits.documents, &batch.labels, None);
-    if sentence_weight == 0.0 {
-        return documents;
-    }
-    let weights = batch.sentence_weights.unsqueeze(-1);
-    // Absent sentences have a huge negative logit: replaced before the loss, so that no infinity meets a zero.
-    let sentences = logits.sentences.where_self(&weights.gt(0.0), &Tensor::zeros_like(&logits.sentences));
-    documents + binary_cross_entropy(&sentences, &batch.sentence_labels, Some(&weights)) * sentence_weight
+    Ok(report(&progress, steps_here, true))
 }
 
 /// Options of the tokeniser that a weights folder implies.
 pub fn tokenizer_card(weights: &Path, architecture: Architecture) -> TokenizerCard {
+    // A student folder, as a run writes it, knows better than a default.
+    if let Ok(card) = read_card(weights) {
+        return card.tokenizer;
+    }
     let lowercase = fs::read(weights.join("tokenizer_config.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
@@ -466,17 +478,26 @@ fn check(input: &FitInput<'_>, options: &FitOptions, config: &EncoderConfig) -> 
 }
 
 /// Digest of what a resumed run must have in common with the one that was killed.
-fn fingerprint(input: &FitInput<'_>, options: &FitOptions) -> Result<String> {
+fn fingerprint(input: &FitInput<'_>, options: &FitOptions, teaching: Option<&Teaching<'_>>) -> Result<String> {
     let mut digest = Sha256::new();
     digest.update(serde_json::to_vec(options)?);
     digest.update(serde_json::to_vec(input.labels)?);
-    for documents in [input.train, input.dev] {
+    let transfer = teaching.map(|teaching| teaching.transfer);
+    for documents in [input.train, input.dev].into_iter().chain(transfer) {
         digest.update((documents.len() as u64).to_le_bytes());
         for document in documents {
             digest.update(document.id.as_bytes());
             digest.update((document.text.len() as u64).to_le_bytes());
             digest.update(document.text.as_bytes());
+            digest.update(serde_json::to_vec(&document.labels)?);
+            for sentence in &document.sentences {
+                digest.update(serde_json::to_vec(&(sentence.start, sentence.end, &sentence.labels))?);
+            }
         }
+    }
+    if let Some(teaching) = teaching {
+        digest.update(serde_json::to_vec(&teaching.soft)?);
+        teaching.predictions.logits.iter().for_each(|logit| digest.update(logit.to_le_bytes()));
     }
     Ok(crate::hex::hex(&digest.finalize()))
 }

@@ -9,13 +9,16 @@
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod distill;
 pub mod encoder;
 pub mod fit;
 mod hex;
 pub mod import;
 pub mod loss;
 pub mod model;
+pub mod objective;
 pub mod optimizer;
 pub mod predict;
 pub mod pso;
+pub mod teacher;
 pub mod weights;

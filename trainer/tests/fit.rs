@@ -2,151 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
+mod tiny;
+
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kdh_format::student::{Head, Provenance};
-use kdh_runtime::dataset::{Document, DocumentSentence};
+use kdh_format::student::Head;
 use kdh_trainer::data::{Boundaries, Encoder};
 use kdh_trainer::encoder::Precision;
-use kdh_trainer::fit::{FitInput, FitOptions, FitOutput, FitReport, LabelName, Selection, fit};
+use kdh_trainer::fit::FitOptions;
 use kdh_trainer::model::Classifier;
 use kdh_trainer::predict::Predictions;
 use tch::{Device, Tensor};
+use tiny::{Case, documents, options};
 
-const WORDS: [&str; 20] = [
-    "fever", "cough", "pain", "rash", "ward", "nurse", "pulse", "normal", "stable", "night", "left", "right", "mild",
-    "acute", "chest", "skin", "the", "and", "with", "no",
-];
-
-/// A weights folder: the tiny BERT fixture with a vocabulary of our words.
-fn weights(root: &Path) -> PathBuf {
-    let folder = root.join("weights");
-    fs::create_dir(&folder).unwrap();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bert");
-    fs::copy(fixture.join("config.json"), folder.join("config.json")).unwrap();
-    // The fixture's norms are random, to be compared with; to learn they must start as norms do.
-    let tensors: Vec<(String, Tensor)> = Tensor::read_safetensors(fixture.join("model.safetensors"))
-        .unwrap()
-        .into_iter()
-        .map(|(name, tensor)| match name.rsplit_once("LayerNorm.") {
-            Some((_, "weight")) => (name, tensor.ones_like()),
-            Some(_) => (name, tensor.zeros_like()),
-            None => (name, tensor),
-        })
-        .collect();
-    Tensor::write_safetensors(&tensors, folder.join("model.safetensors")).unwrap();
-    let specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "."];
-    let vocabulary: Vec<&str> = specials.into_iter().chain(WORDS).collect();
-    fs::write(folder.join("vocab.txt"), vocabulary.join("\n")).unwrap();
-    folder
-}
-
-/// Texts of three sentences; label I belongs to sentences with "fever", label S to those with "rash".
-fn documents(count: usize, offset: usize) -> Vec<Document> {
-    (offset..offset + count)
-        .map(|seed| {
-            let mut state = seed as u64 + 1;
-            let mut next = |limit: usize| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) as usize % limit
-            };
-            let mut document =
-                Document { id: seed.to_string(), text: String::new(), labels: Vec::new(), sentences: Vec::new() };
-            for _ in 0..3 {
-                let words: Vec<&str> = (0..5).map(|_| WORDS[next(WORDS.len())]).collect();
-                let mut labels = Vec::new();
-                for (word, code) in [("fever", "I"), ("rash", "S")] {
-                    if words.contains(&word) {
-                        labels.push(code.to_owned());
-                    }
-                }
-                if !document.text.is_empty() {
-                    document.text.push(' ');
-                }
-                let start = document.text.len();
-                document.text.push_str(&words.join(" "));
-                document.text.push_str(" .");
-                for label in &labels {
-                    if !document.labels.contains(label) {
-                        document.labels.push(label.clone());
-                    }
-                }
-                document.sentences.push(DocumentSentence { start, end: document.text.len(), labels });
-            }
-            document
-        })
-        .collect()
-}
-
-fn labels() -> Vec<LabelName> {
-    [("I", "infection"), ("S", "skin")].map(|(code, name)| LabelName { code: code.into(), name: name.into() }).into()
-}
-
-fn options() -> FitOptions {
-    FitOptions {
-        epochs: 4,
-        batch_size: 8,
-        max_tokens: 40,
-        max_sentences: 8,
-        learning_rate: 5e-3,
-        head_factor: 10.0,
-        layer_decay: 0.9,
-        warm_up: 0.1,
-        weight_decay: 0.01,
-        clip: 1.0,
-        dropout: 0.1,
-        attention_dropout: 0.1,
-        sentence_weight: 2.0,
-        head: Head::SentenceEvidence,
-        boundaries: Boundaries::Corpus,
-        precision: Precision::F32,
-        seed: 3,
-        select: Selection::MicroAuprc,
-        patience: 10,
-    }
-}
-
-/// libtorch's random generator belongs to the process, so one run at a time.
-static GENERATOR: Mutex<()> = Mutex::new(());
-
-struct Case {
-    _generator: MutexGuard<'static, ()>,
-    root: tempfile::TempDir,
-    weights: PathBuf,
-    train: Vec<Document>,
-    dev: Vec<Document>,
-}
-
-impl Case {
-    fn new() -> Self {
-        let generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-        tch::set_num_threads(1);
-        let root = tempfile::tempdir().unwrap();
-        let weights = weights(root.path());
-        Self { _generator: generator, root, weights, train: documents(120, 0), dev: documents(60, 1000) }
-    }
-
-    fn run(&self, name: &str, options: &FitOptions, stop_after: Option<usize>) -> anyhow::Result<FitReport> {
-        let labels = labels();
-        let input = FitInput {
-            weights: &self.weights,
-            train: &self.train,
-            dev: &self.dev,
-            labels: &labels,
-            provenance: Provenance::default(),
-            name: "tiny".into(),
-        };
-        let output =
-            FitOutput { folder: self.root.path().join(name), checkpoint_every: 4, stop_after, progress_bar: false };
-        fit(&input, options, &output, Device::Cpu)
-    }
-
-    fn error(&self, options: &FitOptions) -> String {
-        format!("{:#}", self.run("refused", options, None).unwrap_err())
-    }
+fn refusal(case: &Case, options: &FitOptions) -> String {
+    format!("{:#}", case.run("refused", options, None).unwrap_err())
 }
 
 #[test]
@@ -222,7 +93,7 @@ fn a_run_goes_on_only_with_what_it_was_started_with() {
 fn a_loss_that_is_not_finite_stops_the_run_and_names_the_checkpoint() {
     let case = Case::new();
     let wild = FitOptions { learning_rate: 1e30, warm_up: 0.0, ..options() };
-    let error = case.error(&wild);
+    let error = refusal(&case, &wild);
     assert!(error.contains("at step") && error.contains("checkpoint"), "{error}");
 }
 
@@ -230,18 +101,18 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_the_checkpoint() {
 fn input_that_does_not_fit_is_refused_before_training() {
     let mut case = Case::new();
     let long = FitOptions { max_tokens: 97, ..options() };
-    assert!(case.error(&long).contains("3 to 96"));
-    assert!(case.error(&FitOptions { dropout: 1.0, ..options() }).contains("--dropout"));
+    assert!(refusal(&case, &long).contains("3 to 96"));
+    assert!(refusal(&case, &FitOptions { dropout: 1.0, ..options() }).contains("--dropout"));
 
     case.train[7].labels.push("X".into());
-    let error = case.error(&options());
+    let error = refusal(&case, &options());
     assert!(error.contains("training data") && error.contains("document 7") && error.contains("\"X\""), "{error}");
 
     case.train.clear();
-    assert!(case.error(&options()).contains("empty"));
+    assert!(refusal(&case, &options()).contains("empty"));
     fs::remove_file(case.weights.join("vocab.txt")).unwrap();
     case.train = documents(5, 0);
-    assert!(case.error(&options()).contains("vocab.txt"));
+    assert!(refusal(&case, &options()).contains("vocab.txt"));
 }
 
 #[test]

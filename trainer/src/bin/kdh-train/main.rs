@@ -1,18 +1,20 @@
-//! `kdh-train`: import data, fetch weights, fine-tune, evaluate, choose thresholds.
+//! `kdh-train`: import data, fetch weights, fine-tune, distil, evaluate, choose thresholds.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod distill;
 mod eval;
 mod fit;
+mod run;
 mod thresholds;
 mod weights;
 
 /// Trains multi-label text classifiers for kdh boxes.
 ///
-/// The usual way: `import` a corpus, `weights fetch` pretrained weights, `fit` a student, choose its `thresholds`,
+/// The usual way: `import` a corpus, `weights fetch` pretrained weights, `fit` a teacher, `distill` a student, choose its `thresholds`,
 /// `eval` it, and hand the student folder to `kdh-export pack`.
 ///
 /// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done; 1 training diverged;
@@ -34,6 +36,8 @@ enum Command {
     Weights(weights::WeightsCommand),
     /// Fine-tune an encoder with a multi-label head.
     Fit(Box<fit::Fit>),
+    /// Distil one teacher or several into a student.
+    Distill(Box<distill::Distill>),
     /// Score a student on labelled data.
     Eval(eval::Eval),
     /// Choose the labels' thresholds from predictions on data that the student was not trained on.
@@ -55,6 +59,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Import(command) => command.run(),
         Command::Weights(command) => command.run(),
         Command::Fit(command) => command.run(),
+        Command::Distill(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Thresholds(command) => command.run(),
     }
