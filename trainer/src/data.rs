@@ -1,6 +1,9 @@
 //! Labelled documents as tensors: tokens, sentences and labels, batched by length.
 
+use std::fmt;
+use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 use kdh_format::student::TokenizerCard;
@@ -10,6 +13,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
+
+use crate::fit::LabelName;
 
 /// One document as the model reads it.
 #[derive(Clone, Debug)]
@@ -339,6 +344,59 @@ pub fn read(path: &Path) -> Result<Vec<Document>> {
     kdh_runtime::dataset::read(path).with_context(|| format!("cannot read the data {}", path.display()))
 }
 
+/// Reads the labels of a model in the order of its logits: a JSON list of `{"code", "name"}`.
+///
+/// # Errors
+/// When the file cannot be read or is not such a list.
+pub fn read_labels(path: &Path) -> Result<Vec<LabelName>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a list of {{\"code\", \"name\"}}", path.display()))
+}
+
+/// One part of a cross-validation, written `I/K`: part I of K is held out, I from 1 to K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fold {
+    part: usize,
+    parts: usize,
+}
+
+impl FromStr for Fold {
+    type Err = FoldError;
+
+    fn from_str(text: &str) -> Result<Self, FoldError> {
+        text.split_once('/')
+            .and_then(|(part, parts)| Some(Self { part: part.parse().ok()?, parts: parts.parse().ok()? }))
+            .filter(|fold| fold.parts >= 2 && (1..=fold.parts).contains(&fold.part))
+            .ok_or(FoldError)
+    }
+}
+
+/// A text is not a [`Fold`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FoldError;
+
+impl fmt::Display for FoldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fold is I/K with K at least 2 and I from 1 to K, as in 2/5")
+    }
+}
+
+impl std::error::Error for FoldError {}
+
+/// The documents to train on and those that are held out: every K-th, so that a fold does not depend on the order in
+/// which a corpus lists its topics.
+///
+/// # Errors
+/// When there are fewer documents than folds.
+pub fn split(documents: &[Document], fold: Fold) -> Result<(Vec<Document>, Vec<Document>)> {
+    ensure!(documents.len() >= fold.parts, "{} documents cannot make {} folds", documents.len(), fold.parts);
+    let (held_out, train): (Vec<_>, Vec<_>) =
+        documents.iter().enumerate().partition(|(index, _)| index % fold.parts == fold.part - 1);
+    let owned = |list: Vec<(usize, &Document)>| list.into_iter().map(|(_, document)| document.clone()).collect();
+    Ok((owned(train), owned(held_out)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,5 +444,24 @@ mod tests {
         let mut plain = example(1);
         plain.sentence_labels.clear();
         assert_eq!(base_rates(&[plain], 2), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn folds_hold_every_document_out_once() {
+        let document =
+            |id: usize| Document { id: id.to_string(), text: String::new(), labels: vec![], sentences: vec![] };
+        let documents: Vec<Document> = (0..11).map(document).collect();
+        let mut held_out: Vec<String> = Vec::new();
+        for fold in ["1/3", "2/3", "3/3"] {
+            let (train, rest) = split(&documents, fold.parse().unwrap()).unwrap();
+            assert_eq!(train.len() + rest.len(), 11);
+            held_out.extend(rest.into_iter().map(|document| document.id));
+        }
+        held_out.sort_by_key(|id| id.parse::<usize>().unwrap());
+        assert_eq!(held_out, documents.iter().map(|document| document.id.clone()).collect::<Vec<_>>());
+        for bad in ["", "3", "0/3", "4/3", "1/1", "a/b"] {
+            assert_eq!(bad.parse::<Fold>(), Err(FoldError), "{bad}");
+        }
+        assert!(split(&documents, "1/12".parse().unwrap()).is_err());
     }
 }

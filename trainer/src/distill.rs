@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::data::{Example, TeacherLogits};
-use crate::fit::{FitInput, FitOptions, FitOutput, FitReport, train};
+use crate::fit::{FitInput, FitOptions, FitOutput, FitReport, defaults, train};
 use crate::objective::{SoftLoss, SoftTargets};
 use crate::predict::Predictions;
 
@@ -35,6 +35,13 @@ pub struct DistillOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub fit: FitOptions,
+}
+
+/// The defaults of the command line.
+impl Default for DistillOptions {
+    fn default() -> Self {
+        defaults()
+    }
 }
 
 /// What a distillation works on.

@@ -88,6 +88,20 @@ pub struct FitOptions {
     pub patience: usize,
 }
 
+/// The defaults of the command line, which are written only once, beside the options.
+impl Default for FitOptions {
+    fn default() -> Self {
+        defaults()
+    }
+}
+
+/// Options as the command line has them when nothing is said.
+#[expect(clippy::expect_used, reason = "every option has a default, as each run of the command without it shows")]
+pub(crate) fn defaults<O: clap::Args>() -> O {
+    let command = O::augment_args(clap::Command::new("options").no_binary_name(true));
+    O::from_arg_matches(&command.get_matches_from(Vec::<String>::new())).expect("a default for every option")
+}
+
 /// What chooses the best epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

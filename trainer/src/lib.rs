@@ -21,4 +21,5 @@ pub mod optimizer;
 pub mod predict;
 pub mod pso;
 pub mod teacher;
+pub mod tune;
 pub mod weights;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
+#[allow(dead_code, reason = "no test needs all of it")]
 mod tiny;
 
 use std::collections::HashMap;

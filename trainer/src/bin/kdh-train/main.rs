@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod distill;
 mod eval;
 mod fit;
+mod pso;
 mod run;
 mod thresholds;
 mod weights;
@@ -38,6 +39,8 @@ enum Command {
     Fit(Box<fit::Fit>),
     /// Distil one teacher or several into a student.
     Distill(Box<distill::Distill>),
+    #[command(subcommand)]
+    Pso(pso::PsoCommand),
     /// Score a student on labelled data.
     Eval(eval::Eval),
     /// Choose the labels' thresholds from predictions on data that the student was not trained on.
@@ -60,6 +63,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Weights(command) => command.run(),
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
+        Command::Pso(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Thresholds(command) => command.run(),
     }

@@ -1,14 +1,13 @@
 //! What `fit` and `distill` have in common: data, labels, provenance, where a run goes.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use kdh_format::student::Provenance;
 use kdh_runtime::dataset::Document;
-use kdh_trainer::data::{label_codes, read};
+use kdh_trainer::data::{Fold, label_codes, read, read_labels, split};
 use kdh_trainer::fit::{FitInput, FitOutput, LabelName};
 
 /// Data, labels and output of a training run.
@@ -24,8 +23,8 @@ pub(crate) struct Run {
     #[arg(long, required_unless_present = "fold")]
     dev: Option<PathBuf>,
     /// Cross-validation: hold out part I of K of the training documents as dev, written I/K, from 1.
-    #[arg(long, value_parser = parse_fold, conflicts_with = "dev")]
-    fold: Option<(usize, usize)>,
+    #[arg(long, conflicts_with = "dev")]
+    fold: Option<Fold>,
     /// Labels in the order of the logits: a JSON list of {"code", "name"}. All labels of the data, sorted, when not
     /// given.
     #[arg(long)]
@@ -68,18 +67,14 @@ impl Run {
     pub(crate) fn data(&self) -> Result<Data> {
         let all = read(&self.train)?;
         let labels = match &self.labels {
-            Some(path) => {
-                let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-                serde_json::from_str(&text)
-                    .with_context(|| format!("{} is not a list of {{\"code\", \"name\"}}", path.display()))?
-            }
+            Some(path) => read_labels(path)?,
             None => {
                 label_codes(&all).into_iter().map(|code| LabelName { name: code.clone(), code }).collect::<Vec<_>>()
             }
         };
         let (train, dev) = match (&self.dev, self.fold) {
             (Some(path), _) => (all, read(path)?),
-            (None, Some(fold)) => split(all, fold)?,
+            (None, Some(fold)) => split(&all, fold)?,
             (None, None) => anyhow::bail!("give --dev or --fold"),
         };
         Ok(Data { train, dev, labels })
@@ -119,19 +114,4 @@ impl Run {
 
 fn folder_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-}
-
-/// Every K-th document, so that a fold does not depend on the order in which a corpus lists its topics.
-fn split(all: Vec<Document>, (part, parts): (usize, usize)) -> Result<(Vec<Document>, Vec<Document>)> {
-    ensure!(all.len() >= parts, "{} documents cannot make {parts} folds", all.len());
-    let (dev, train): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(index, _)| index % parts == part - 1);
-    let documents = |list: Vec<(usize, Document)>| list.into_iter().map(|(_, document)| document).collect();
-    Ok((documents(train), documents(dev)))
-}
-
-fn parse_fold(text: &str) -> Result<(usize, usize), String> {
-    text.split_once('/')
-        .and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)))
-        .filter(|&(part, parts): &(usize, usize)| parts >= 2 && (1..=parts).contains(&part))
-        .ok_or_else(|| "a fold is I/K with K at least 2 and I from 1 to K, as in 2/5".to_owned())
 }
