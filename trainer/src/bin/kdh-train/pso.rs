@@ -14,7 +14,7 @@ use crate::Machine;
 
 /// Tune a student's options with a particle swarm.
 ///
-/// A search scores points by short trainings, as the file's [reduced] says; the best points are then trained in full.
+/// A search scores points by short trainings, as the table `reduced` of the file says; the best points are then trained in full.
 /// The search is saved after every evaluation: a killed one goes on when the command is given again, and repeats at
 /// most what was running. Workers on other machines join through a shared --storage.
 #[derive(Subcommand)]
