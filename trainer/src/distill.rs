@@ -12,6 +12,7 @@ use crate::data::{Example, TeacherLogits};
 use crate::fit::{FitInput, FitOptions, FitOutput, FitReport, defaults, train};
 use crate::objective::{SoftLoss, SoftTargets};
 use crate::predict::Predictions;
+use crate::states::{StateOptions, TeacherStates};
 
 /// Everything that decides the result of a distillation, but for the data, the weights and the teacher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -31,6 +32,10 @@ pub struct DistillOptions {
     /// Peak learning rate of the encoder in the first stage; that of the second stage when not given.
     #[arg(long)]
     pub imitation_learning_rate: Option<f64>,
+    /// Terms that compare token states, in the first stage.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub states: StateOptions,
     /// The second stage, and what both have in common.
     #[command(flatten)]
     #[serde(flatten)]
@@ -53,6 +58,8 @@ pub struct DistillInput<'a> {
     pub teacher: &'a Predictions,
     /// Documents that only the teacher labels. They take part in the first stage.
     pub transfer: &'a [Document],
+    /// The teacher's token states for the same documents, where a term needs them.
+    pub states: Option<&'a TeacherStates>,
 }
 
 /// How a distillation ended.
@@ -80,7 +87,8 @@ pub fn distill(
     device: Device,
 ) -> Result<DistillReport> {
     check(input, options)?;
-    let stage = |alpha, transfer| Teaching {
+    let stage = |alpha, transfer, states| Teaching {
+        states,
         predictions: input.teacher,
         transfer,
         soft: SoftTargets { kind: options.soft_loss, temperature: options.temperature, alpha },
@@ -96,10 +104,11 @@ pub fn distill(
             ..options.fit.clone()
         };
         let output = FitOutput { folder: first_folder.clone(), ..output.clone() };
+        let states = input.states.filter(|_| options.states.any()).map(|states| (states, options.states));
         if output.progress_bar {
             eprintln!("first stage: the teacher alone");
         }
-        let done = train(&input.fit, &first, Some(&stage(1.0, input.transfer)), &output, device)?;
+        let done = train(&input.fit, &first, Some(&stage(1.0, input.transfer, states)), &output, device)?;
         stop_after = stop_after.map(|limit| limit.saturating_sub(done.steps_taken));
         let go_on = done.finished && stop_after != Some(0);
         report.imitation = Some(done);
@@ -118,7 +127,7 @@ pub fn distill(
         ..input.fit
     };
     let output = FitOutput { stop_after, ..output.clone() };
-    report.supervised = Some(train(&fit, &options.fit, Some(&stage(options.alpha, &[])), &output, device)?);
+    report.supervised = Some(train(&fit, &options.fit, Some(&stage(options.alpha, &[], None)), &output, device)?);
     Ok(report)
 }
 
@@ -128,6 +137,7 @@ pub(crate) struct Teaching<'a> {
     pub(crate) predictions: &'a Predictions,
     pub(crate) transfer: &'a [Document],
     pub(crate) soft: SoftTargets,
+    pub(crate) states: Option<(&'a TeacherStates, StateOptions)>,
 }
 
 impl Teaching<'_> {
@@ -162,6 +172,15 @@ fn check(input: &DistillInput<'_>, options: &DistillOptions) -> Result<()> {
     if let Some(rate) = options.imitation_learning_rate {
         ensure!(rate > 0.0 && rate.is_finite(), "--imitation-learning-rate must be positive");
     }
+    options.states.check()?;
+    ensure!(
+        !options.states.any() || options.imitation_epochs > 0,
+        "terms of token states belong to the first stage: give --imitation-epochs"
+    );
+    ensure!(
+        !options.states.any() || input.states.is_some(),
+        "terms of token states need the teacher itself (--teacher), its logits are not enough"
+    );
     let teacher = input.teacher;
     ensure!(
         teacher.logits.len() == teacher.ids.len() * input.fit.labels.len()

@@ -124,6 +124,16 @@ impl Encoder {
         states
     }
 
+    /// Queries, keys and values of a layer, counted from 0, for the states that it is given: each f32
+    /// `[batch, tokens, hidden_size]`, heads side by side. Empty tensors when there is no such layer.
+    pub fn queries_keys_values(&self, layer: usize, input: &Tensor, precision: Precision) -> [Tensor; 3] {
+        match self.layers.get(layer) {
+            None => Default::default(),
+            Some(layer) => [&layer.query, &layer.key, &layer.value]
+                .map(|linear| linear.forward(input, precision).to_kind(Kind::Float)),
+        }
+    }
+
     /// Every trainable tensor, in a fixed order.
     pub fn parameters(&self) -> Vec<Parameter> {
         let mut all = Vec::new();

@@ -25,6 +25,7 @@ use crate::model::{Classifier, read_card};
 use crate::objective::{SoftTargets, loss};
 use crate::optimizer::{AdamW, Rates, linear_schedule};
 use crate::predict::Predictions;
+use crate::states::StateTerms;
 
 /// Everything that decides the result of a run, but for the data and the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -251,6 +252,10 @@ pub(crate) fn train(
         teaching.attach(&mut train, codes.len())?;
     }
     let soft: Option<SoftTargets> = teaching.map(|teaching| teaching.soft);
+    let states = teaching.and_then(|teaching| teaching.states);
+    if let Some((states, _)) = states {
+        states.check(&train, &vocabulary)?;
+    }
     for (code, rate) in codes.iter().zip(&rates) {
         if *rate == 0.0 {
             eprintln!("warning: label {code} never occurs in the training data; it is kept and will not be predicted");
@@ -258,8 +263,12 @@ pub(crate) fn train(
     }
 
     let model = Classifier::from_pretrained(input.weights, options.head, &rates, device)?;
+    let terms =
+        states.map(|(states, terms)| StateTerms::new(states, terms, &model, options.seed, device)).transpose()?;
+    let mut parameters = model.parameters();
+    parameters.extend(terms.iter().map(|terms| terms.parameter(config.layers as usize + 1)));
     let mut optimizer = AdamW::new(
-        model.parameters(),
+        parameters,
         Rates {
             encoder: options.learning_rate,
             head: options.learning_rate * options.head_factor,
@@ -320,7 +329,12 @@ pub(crate) fn train(
                 hidden_dropout: options.dropout,
                 attention_dropout: options.attention_dropout,
             };
-            let loss = loss(&model.forward(&batch, pass), &batch, options.sentence_weight, soft.as_ref());
+            let levels = model.encoder().states(&batch.ids, &batch.mask, pass);
+            let logits = model.classify(&levels[levels.len() - 1], &batch, pass);
+            let mut loss = loss(&logits, &batch, options.sentence_weight, soft.as_ref());
+            if let Some(terms) = &terms {
+                loss += terms.loss(&model, &levels, &batch, &chosen, pass)?;
+            }
             let loss_value = loss.double_value(&[]);
             if !loss_value.is_finite() {
                 return Err(Diverged { loss: loss_value, step: progress.step + 1, kept: checkpoints.latest() }.into());
@@ -510,7 +524,7 @@ fn fingerprint(input: &FitInput<'_>, options: &FitOptions, teaching: Option<&Tea
         }
     }
     if let Some(teaching) = teaching {
-        digest.update(serde_json::to_vec(&teaching.soft)?);
+        digest.update(serde_json::to_vec(&(teaching.soft, teaching.states.map(|(_, terms)| terms)))?);
         teaching.predictions.logits.iter().for_each(|logit| digest.update(logit.to_le_bytes()));
     }
     Ok(crate::hex::hex(&digest.finalize()))

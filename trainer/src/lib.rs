@@ -9,6 +9,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod derive;
 pub mod distill;
 pub mod encoder;
 pub mod fit;
@@ -20,6 +21,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod predict;
 pub mod pso;
+pub mod states;
 pub mod teacher;
 pub mod tune;
 pub mod weights;

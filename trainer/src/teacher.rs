@@ -50,7 +50,7 @@ pub fn teacher_logits(
         own.join(", "),
         codes.join(", ")
     );
-    let path = cache.join(format!("{}.jsonl", key(teacher, documents, options)?));
+    let path = cache.join(format!("{}.jsonl", teacher_key(teacher, documents, options)?));
     let mut predictions = Predictions::default();
     if path.is_file() {
         predictions.append(&path, codes)?;
@@ -77,7 +77,7 @@ pub fn teacher_logits(
 }
 
 /// Digest of everything that the logits depend on.
-fn key(teacher: &Path, documents: &[Document], options: TeacherOptions) -> Result<String> {
+pub(crate) fn teacher_key(teacher: &Path, documents: &[Document], options: TeacherOptions) -> Result<String> {
     let mut digest = Sha256::new();
     let mut add = |bytes: &[u8]| {
         digest.update((bytes.len() as u64).to_le_bytes());

@@ -7,14 +7,17 @@ mod tiny;
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 
 use kdh_runtime::dataset::Document;
 use kdh_trainer::data::Boundaries;
+use kdh_trainer::derive::{Derivation, derive};
 use kdh_trainer::distill::{DistillInput, DistillOptions, DistillReport, distill, ensemble};
 use kdh_trainer::encoder::Precision;
 use kdh_trainer::fit::FitOptions;
 use kdh_trainer::objective::SoftLoss;
 use kdh_trainer::predict::Predictions;
+use kdh_trainer::states::{StateOptions, TeacherStates};
 use kdh_trainer::teacher::{TeacherOptions, teacher_logits};
 use tch::{Device, Tensor};
 use tiny::{Case, documents, labels, options};
@@ -29,6 +32,7 @@ fn distill_options() -> DistillOptions {
         alpha: 0.5,
         imitation_epochs: 2,
         imitation_learning_rate: None,
+        states: StateOptions::default(),
         fit: FitOptions { epochs: 2, ..options() },
     }
 }
@@ -70,7 +74,7 @@ fn run(
     stop_after: Option<usize>,
 ) -> anyhow::Result<DistillReport> {
     let labels = labels();
-    let input = DistillInput { fit: case.input(&labels), teacher, transfer };
+    let input = DistillInput { fit: case.input(&labels), teacher, transfer, states: None };
     distill(&input, options, &case.output(name, stop_after), Device::Cpu)
 }
 
@@ -161,4 +165,103 @@ fn what_does_not_fit_is_refused_before_training() {
 
     let missing = case.root.path().join("nothing.jsonl");
     assert!(format!("{:#}", ensemble(&[&missing], &codes).unwrap_err()).contains("nothing.jsonl"));
+}
+
+#[test]
+fn a_student_learns_what_a_teacher_thinks() {
+    let case = Case::new();
+    let logits = teacher(&case, &case.train, 6);
+    let (folder, cache) = (case.root.path().join("teacher/best"), case.root.path().join("cache"));
+    let mut documents_run = 0;
+    let mut look = || {
+        let count = |_| documents_run += 1;
+        TeacherStates::new(&folder, &case.train, TEACHER, &cache, Device::Cpu, count).unwrap()
+    };
+    let states = look();
+    drop(look());
+    assert_eq!(documents_run, case.train.len(), "the second time the file answers");
+
+    let labels = labels();
+    let terms = StateOptions { state_cosine: 1.0, state_mse: 1.0, attention_relation: 3.0, relation_heads: 3 };
+    let options = DistillOptions {
+        imitation_epochs: 8,
+        states: terms,
+        fit: FitOptions { epochs: 1, dropout: 0.0, attention_dropout: 0.0, ..options() },
+        ..distill_options()
+    };
+    let go = |name: &str, states: Option<&TeacherStates>, options: &DistillOptions, stop_after| {
+        let input = DistillInput { fit: case.input(&labels), teacher: &logits, transfer: &[], states };
+        distill(&input, options, &case.output(name, stop_after), Device::Cpu)
+    };
+    go("inside", Some(&states), &options, None).unwrap();
+    let log = fs::read_to_string(case.root.path().join("inside/imitation/metrics.jsonl")).unwrap();
+    let losses: Vec<f64> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|line| line["event"] == "epoch")
+        .map(|line| line["train_loss"].as_f64().unwrap())
+        .collect();
+    assert!(losses[7] < 0.5 * losses[0], "{losses:?}");
+    // The projection goes on with the rest after a kill, and stays out of the student.
+    for stop_after in [50, 100] {
+        go("pieces", Some(&states), &options, Some(stop_after)).unwrap();
+    }
+    let pieces = weights(&case, "pieces");
+    let whole = weights(&case, "inside");
+    assert!(whole.iter().all(|(name, tensor)| tensor.equal(&pieces[name])));
+    assert!(!whole.keys().any(|name| name.contains("projection")));
+
+    let error = |states: Option<&TeacherStates>, options: &DistillOptions| {
+        format!("{:#}", go("refused", states, options, None).unwrap_err())
+    };
+    assert!(error(None, &options).contains("--teacher"));
+    let none = DistillOptions { imitation_epochs: 0, ..options.clone() };
+    assert!(error(Some(&states), &none).contains("--imitation-epochs"));
+    let odd = StateOptions { relation_heads: 5, ..terms };
+    assert!(error(Some(&states), &DistillOptions { states: odd, ..options.clone() }).contains("--relation-heads 5"));
+    let short = DistillOptions { fit: FitOptions { max_tokens: 10, ..options.fit.clone() }, ..options.clone() };
+    assert!(error(Some(&states), &short).contains("do not line up"));
+    let vocabulary = fs::read_to_string(case.weights.join("vocab.txt")).unwrap();
+    let other = vocabulary.replace("fever", "?").replace("cough", "fever").replace('?', "cough");
+    fs::write(case.weights.join("vocab.txt"), other).unwrap();
+    assert!(error(Some(&states), &options).contains("do not line up"));
+}
+
+#[test]
+fn a_student_starts_from_some_layers_of_another() {
+    let case = Case::new();
+    let read = |folder: &Path| -> HashMap<String, Tensor> {
+        Tensor::read_safetensors(folder.join("model.safetensors")).unwrap().into_iter().collect()
+    };
+    let out = |name: &str| case.root.path().join(name);
+    let source = read(&case.weights);
+    let value = |name: &str| format!("encoder.layer.{name}.attention.self.value.weight");
+
+    derive(&case.weights, &Derivation { layers: vec![2], random: None }, &out("second")).unwrap();
+    let second = read(&out("second"));
+    assert!(second[&value("0")].equal(&source[&value("1")]));
+    assert!(!second.contains_key(&value("1")));
+    let report = Case { weights: out("second"), ..case }.run("run", &FitOptions { epochs: 1, ..options() }, None);
+    assert!(report.unwrap().finished);
+}
+
+#[test]
+fn a_student_starts_at_random() {
+    let case = Case::new();
+    let out = |name: &str| case.root.path().join(name);
+    let read = |name: &str| -> HashMap<String, Tensor> {
+        Tensor::read_safetensors(out(name).join("model.safetensors")).unwrap().into_iter().collect()
+    };
+    for (name, seed) in [("one", 2), ("again", 2), ("other", 4)] {
+        derive(&case.weights, &Derivation { layers: vec![], random: Some(seed) }, &out(name)).unwrap();
+    }
+    let (one, again, other) = (read("one"), read("again"), read("other"));
+    let word = "embeddings.word_embeddings.weight";
+    assert!(one[word].equal(&again[word]));
+    assert!(!one[word].equal(&other[word]));
+    assert!((one[word].std(true).double_value(&[]) - 0.02).abs() < 0.004);
+    assert_eq!(one["embeddings.LayerNorm.weight"].min().double_value(&[]), 1.0);
+    let error = derive(&case.weights, &Derivation { layers: vec![3], random: None }, &out("none")).unwrap_err();
+    assert!(error.to_string().contains("1 to 2"), "{error}");
+    assert!(derive(&case.weights, &Derivation::default(), &out("one")).is_err());
 }

@@ -132,7 +132,7 @@ impl Objective {
             let done = match &self.teacher {
                 None => fit(&input, &options.fit, &output, self.device).map(drop),
                 Some(teacher) => {
-                    let input = DistillInput { fit: input, teacher, transfer: &self.transfer };
+                    let input = DistillInput { fit: input, teacher, transfer: &self.transfer, states: None };
                     distill(&input, &options, &output, self.device).map(drop)
                 }
             };

@@ -3,13 +3,14 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::dataset::Document;
 use kdh_trainer::data::read;
 use kdh_trainer::distill::{DistillInput, DistillOptions, distill, ensemble};
 use kdh_trainer::predict::Predictions;
+use kdh_trainer::states::TeacherStates;
 use kdh_trainer::teacher::{TeacherOptions, teacher_logits};
 use tch::Device;
 
@@ -58,11 +59,16 @@ impl Distill {
         for teacher in &self.teacher {
             members.push(self.ask(teacher, &documents, &codes, device)?);
         }
+        let states = match self.teacher.as_slice() {
+            [teacher] if self.options.states.any() => Some(self.look_inside(teacher, &documents, device)?),
+            [_, _, ..] if self.options.states.any() => bail!("terms of token states need exactly one --teacher"),
+            _ => None,
+        };
         let members: Vec<&Path> = members.iter().map(PathBuf::as_path).collect();
         let teacher: Predictions = ensemble(&members, &codes)?;
 
         let fit = self.run.input(&data, "kdh-train distill", self.options.fit.seed);
-        let input = DistillInput { fit, teacher: &teacher, transfer: &transfer };
+        let input = DistillInput { fit, teacher: &teacher, transfer: &transfer, states: states.as_ref() };
         let report = distill(&input, &self.options, &self.run.output(), device)?;
         if self.run.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
@@ -78,19 +84,34 @@ impl Distill {
 
     /// Path of the teacher's logits, which are computed unless they are known.
     fn ask(&self, teacher: &Path, documents: &[Document], codes: &[String], device: Device) -> Result<PathBuf> {
-        let fit = &self.options.fit;
-        let options =
-            TeacherOptions { boundaries: fit.boundaries, precision: fit.precision, batch_size: fit.batch_size };
-        let bar = match std::io::stderr().is_terminal() {
-            true => ProgressBar::new(documents.len() as u64),
-            false => ProgressBar::hidden(),
-        };
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} teacher {pos}/{len}  (ETA {eta_precise})") {
-            bar.set_style(style);
-        }
+        let bar = bar(documents.len());
         let done = |count: usize| bar.set_position(count as u64);
-        let (path, _) = teacher_logits(teacher, documents, codes, options, &self.cache, device, done)?;
+        let (path, _) = teacher_logits(teacher, documents, codes, self.teacher_options(), &self.cache, device, done)?;
         bar.finish_and_clear();
         Ok(path)
     }
+
+    fn look_inside(&self, teacher: &Path, documents: &[Document], device: Device) -> Result<TeacherStates> {
+        let bar = bar(documents.len());
+        let done = |count: usize| bar.set_position(count as u64);
+        let states = TeacherStates::new(teacher, documents, self.teacher_options(), &self.cache, device, done)?;
+        bar.finish_and_clear();
+        Ok(states)
+    }
+
+    fn teacher_options(&self) -> TeacherOptions {
+        let fit = &self.options.fit;
+        TeacherOptions { boundaries: fit.boundaries, precision: fit.precision, batch_size: fit.batch_size }
+    }
+}
+
+fn bar(documents: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(documents as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} teacher {pos}/{len}  (ETA {eta_precise})") {
+        bar.set_style(style);
+    }
+    bar
 }
