@@ -136,6 +136,14 @@ impl Predictions {
         Ok(mean)
     }
 
+    /// Appends predictions of other documents.
+    pub fn extend(&mut self, other: Self) {
+        self.ids.extend(other.ids);
+        self.truth.extend(other.truth);
+        self.logits.extend(other.logits);
+        self.sentences.extend(other.sentences);
+    }
+
     /// Probabilities, row after row.
     pub fn probabilities(&self) -> Vec<f32> {
         self.logits.iter().map(|&logit| 1.0 / (1.0 + (-logit).exp())).collect()

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod baseline;
 mod distill;
 mod eval;
 mod fit;
@@ -35,6 +36,8 @@ enum Command {
     /// Prepare pretrained weights.
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Fit and score the linear baseline.
+    Baseline(baseline::Baseline),
     /// Fine-tune an encoder with a multi-label head.
     Fit(Box<fit::Fit>),
     /// Distil one teacher or several into a student.
@@ -61,6 +64,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Import(command) => command.run(),
         Command::Weights(command) => command.run(),
+        Command::Baseline(command) => command.run(),
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
         Command::Pso(command) => command.run(),
