@@ -9,6 +9,7 @@ mod baseline;
 mod distill;
 mod eval;
 mod fit;
+mod predict;
 mod pso;
 mod run;
 mod thresholds;
@@ -44,6 +45,8 @@ enum Command {
     Distill(Box<distill::Distill>),
     #[command(subcommand)]
     Pso(pso::PsoCommand),
+    /// Write a model's logits for any texts, to teach students with.
+    Predict(predict::Predict),
     /// Score a student on labelled data.
     Eval(eval::Eval),
     /// Choose the labels' thresholds from predictions on data that the student was not trained on.
@@ -68,6 +71,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
         Command::Pso(command) => command.run(),
+        Command::Predict(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Thresholds(command) => command.run(),
     }
