@@ -5,21 +5,9 @@
 
 use core::fmt;
 
-mod tract;
+pub use crate::program::Shape;
 
-/// What a graph must fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the four numbers that fix every buffer of the graph's contract")]
-pub struct Shape {
-    /// Labels of the model.
-    pub labels: usize,
-    /// Sentences in `sentence_logits`.
-    pub max_sentences: usize,
-    /// Longest input, in tokens, special tokens included.
-    pub max_tokens: usize,
-    /// Tokens of the vocabulary; ids are below it.
-    pub vocabulary: usize,
-}
+mod tract;
 
 /// A graph that is ready to run.
 pub struct Engine {

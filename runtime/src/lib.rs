@@ -52,6 +52,7 @@ mod labeler;
 mod map;
 #[cfg(feature = "eval")]
 pub mod metrics;
+pub mod program;
 #[cfg(feature = "tract")]
 mod report;
 #[cfg(feature = "tract")]
