@@ -48,6 +48,8 @@ pub mod evaluation;
 mod file;
 #[cfg(feature = "tract")]
 mod labeler;
+#[cfg(feature = "tract")]
+pub mod lower;
 #[cfg(feature = "mmap")]
 mod map;
 #[cfg(feature = "eval")]
