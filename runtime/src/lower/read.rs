@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::{AxisOp, DimLike, TDim, ensure, format_err};
-use tract_onnx::tract_core::ops::array::{Gather, MultiBroadcastTo, Range, Slice};
+use tract_onnx::tract_core::ops::array::{Gather, GatherNd, MultiBroadcastTo, Range, Slice};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::einsum::EinSum;
@@ -86,6 +86,11 @@ impl Reader<'_> {
             outlet.and_then(|outlet| self.values.get(outlet)).cloned().ok_or_else(|| format_err!("an input is missing"))
         };
         let inputs: Vec<Value> = (0..node.inputs.len()).map(input).collect::<TractResult<_>>()?;
+        // Wherever one looks into a mask of a text without padding, it says the same.
+        let picks = node.op_is::<Gather>() || node.op_is::<GatherNd>();
+        if let (true, Some(Value::Uniform(value))) = (picks, inputs.first()) {
+            return Ok(Value::Uniform(*value));
+        }
         // What is not known makes all that comes of it unknown, and the first one is the reason.
         for value in &inputs {
             if let Value::Named { id, .. } = value
@@ -217,9 +222,9 @@ impl Reader<'_> {
         match input {
             Value::Const(tensor) => Some(Value::Const(Arc::new(tensor.cast_to_dt(to).ok()?.into_owned()))),
             Value::Uniform(value) if to == DatumType::Bool => Some(Value::Uniform(f64::from(*value != 0.0))),
-            Value::Uniform(value) if to.is_integer() => Some(Value::Uniform(value.trunc())),
+            Value::Uniform(value) if to.is_integer() || to == DatumType::TDim => Some(Value::Uniform(value.trunc())),
             Value::Uniform(_) if to.is_float() => Some(input.clone()),
-            Value::Affine { .. } if to.is_integer() => Some(input.clone()),
+            Value::Affine { .. } if to.is_integer() || to == DatumType::TDim => Some(input.clone()),
             Value::Named { id, axes } => match (from, to) {
                 (DatumType::F32, DatumType::I8) => {
                     Some(self.named(Expr::Unary(Unary::ToInt8, *id), self.expressions.width(*id), axes.clone()))
@@ -247,6 +252,8 @@ impl Reader<'_> {
         }
         let Value::Named { id, axes } = input else { return None };
         let unary = match name {
+            // Without a mask every softmax is of finite numbers, or its scores are not finite either.
+            "IsNan" if matches!(self.expressions.get(*id), Expr::Softmax { .. }) => return Some(Value::Uniform(0.0)),
             "Abs" => Unary::Abs,
             "Erf" => Unary::Erf,
             "Exp" => Unary::Exp,
