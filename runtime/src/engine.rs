@@ -1,17 +1,17 @@
 //! Runs the model of a bundle: token ids and sentence ids in, logits out.
 //!
 //! An [`Engine`] is immutable and shared between threads; what it writes to is the caller's [`EngineScratch`], one for
-//! each thread. There are two. The *arena* runs a [`Program`] with kernels of our own, in memory that is planned before
-//! it is asked for, and allocates nothing. *tract* runs any ONNX graph of the contract, allocates with every text, and is
-//! the reference.
+//! each thread. A [`Program`] runs on the arena: planned buffers, kernels for this processor, and neither an allocation, a
+//! lock, a system call nor a panic while it runs. An ONNX graph is lowered to a program where that is possible, and
+//! otherwise runs on [tract](https://github.com/sonos/tract), which is the reference.
 
 use core::fmt;
-use core::ops::Range;
 
 use crate::kernels::Kernels;
 #[cfg(feature = "tract")]
 use crate::lower::{LowerError, lower};
-use crate::program::Program;
+use crate::program::{ALIGNMENT, Program};
+
 pub use crate::program::Shape;
 
 mod arena;
@@ -22,9 +22,37 @@ mod tract;
 pub struct Engine {
     runner: Runner,
     shape: Shape,
+    kernels: Vec<String>,
     origin: Origin,
     #[cfg(feature = "tract")]
     not_lowered: Option<LowerError>,
+}
+
+/// Which engine runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EngineChoice {
+    /// The arena if the bundle has a program or its graph can be lowered to one, otherwise tract.
+    #[default]
+    Auto,
+    /// The arena or none.
+    Arena,
+    /// tract or none.
+    Tract,
+}
+
+/// Where an engine's model comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A stored program whose weights are used where they lie.
+    InPlace,
+    /// A stored program whose weights were copied.
+    Copied,
+    /// A program that was lowered from an ONNX graph.
+    Lowered,
+    /// An ONNX graph.
+    Graph,
 }
 
 enum Runner {
@@ -33,136 +61,86 @@ enum Runner {
     Tract(tract::Graph),
 }
 
-/// Which engine runs a model, and on which kernels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineOptions {
-    choice: EngineChoice,
-    kernels: Option<Kernels>,
-}
-
-/// Which engine runs a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EngineChoice {
-    /// The arena if the model has a program or can be lowered to one, otherwise tract.
-    #[default]
-    Auto,
-    /// The arena, or none.
-    Arena,
-    /// tract, or none.
-    Tract,
-}
-
-/// Where an engine's model comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// A stored program, whose weights are used where they lie.
-    InPlace,
-    /// A stored program, whose weights were copied.
-    Copied,
-    /// A program that was lowered from an ONNX graph.
-    Lowered,
-    /// An ONNX graph.
-    Graph,
-}
-
-impl EngineOptions {
-    /// The best engine for the model, on the best kernels for the processor.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Which engine to use.
-    #[must_use]
-    pub fn engine(mut self, choice: EngineChoice) -> Self {
-        self.choice = choice;
-        self
-    }
-
-    /// Which kernels the arena uses. All give the same bits.
-    #[must_use]
-    pub fn kernels(mut self, kernels: Kernels) -> Self {
-        self.kernels = Some(kernels);
-        self
-    }
-
-    pub(crate) fn choice(&self) -> EngineChoice {
-        self.choice
-    }
-}
-
 impl Engine {
-    /// Takes a program.
+    /// Runs a program, with `kernels` or the fastest that this processor has, and tries it once on its shortest input.
     ///
     /// # Errors
     ///
-    /// [`EngineError::Kernels`] when the processor does not have the kernels that the options ask for;
-    /// [`EngineError::NoGraph`] when they ask for tract.
-    pub fn from_program(program: Program, options: EngineOptions) -> Result<Self, EngineError> {
+    /// [`EngineError`] when the processor does not have the kernels.
+    pub fn from_program(program: Program, kernels: Option<Kernels>) -> Result<Self, EngineError> {
         let origin = if program.weights().in_place() { Origin::InPlace } else { Origin::Copied };
-        Self::on_arena(program, options, origin)
+        Self::on_arena(program, kernels, origin)
     }
 
-    /// Reads an ONNX model: lowers it to a program if that is possible, otherwise optimises it for tract.
+    /// Reads an ONNX model: lowers it to a program if that is possible and `choice` allows it, otherwise optimises it for
+    /// tract. [`not_lowered`](Self::not_lowered) says why it is tract.
     ///
     /// On tract the model is run once on its shortest and once on its longest input, so that a graph that cannot take them
-    /// fails here and not at the first long text. A program has been checked to take both.
+    /// fails here and not at the first long text.
     ///
     /// # Errors
     ///
     /// [`EngineError`] when the model cannot be read or run, or gives other logits than `shape` says.
     #[cfg(feature = "tract")]
-    pub fn from_onnx(model: &[u8], shape: Shape, options: EngineOptions) -> Result<Self, EngineError> {
-        let not_lowered = match options.choice {
+    pub fn from_onnx(
+        model: &[u8],
+        shape: Shape,
+        choice: EngineChoice,
+        kernels: Option<Kernels>,
+    ) -> Result<Self, EngineError> {
+        let not_lowered = match choice {
             EngineChoice::Tract => None,
             EngineChoice::Auto | EngineChoice::Arena => match lower(model, shape) {
-                Ok(program) => return Self::on_arena(program, options, Origin::Lowered),
-                Err(error) if options.choice == EngineChoice::Arena => return Err(EngineError::Lower(error)),
+                Ok(program) => return Self::on_arena(program, kernels, Origin::Lowered),
+                Err(error) if choice == EngineChoice::Arena => return Err(EngineError::Lower(error)),
                 Err(error) => Some(error),
             },
         };
         let graph = tract::Graph::new(model)?;
-        let engine = Self { runner: Runner::Tract(graph), shape, origin: Origin::Graph, not_lowered };
-        let mut scratch = engine.scratch();
-        for tokens in [SHORTEST, shape.max_tokens.max(SHORTEST)] {
-            engine.try_run(&mut scratch, tokens)?;
-        }
-        Ok(engine)
+        let kernels = graph.kernels().to_vec();
+        let engine = Self { runner: Runner::Tract(graph), shape, kernels, origin: Origin::Graph, not_lowered };
+        engine.tried(&[SHORTEST, shape.max_tokens])
     }
 
-    fn on_arena(program: Program, options: EngineOptions, origin: Origin) -> Result<Self, EngineError> {
-        if options.choice == EngineChoice::Tract {
-            return Err(EngineError::NoGraph);
-        }
+    fn on_arena(program: Program, kernels: Option<Kernels>, origin: Origin) -> Result<Self, EngineError> {
+        let kernels = kernels.unwrap_or_else(Kernels::detect);
         let shape = program.shape();
-        let kernels = options.kernels.unwrap_or_else(Kernels::detect);
         let arena = arena::Arena::new(program, kernels).ok_or(EngineError::Kernels(kernels))?;
-        Ok(Self {
+        let engine = Self {
             runner: Runner::Arena(arena),
             shape,
+            kernels: vec![kernels.name().into()],
             origin,
             #[cfg(feature = "tract")]
             not_lowered: None,
-        })
+        };
+        // The program has been checked as a whole: one short run, so that opening a bundle stays short.
+        engine.tried(&[SHORTEST])
     }
 
-    /// Bytes that [`scratch`](Self::scratch) allocates and [`scratch_in`](Self::scratch_in) needs: on the arena all that a
-    /// run writes to. tract allocates more with every run.
+    /// Bytes of a scratch that [`Engine::scratch_in`] takes: all memory that a run writes to, but on tract what tract
+    /// allocates.
     pub fn memory_required(&self) -> usize {
-        self.layout().len + ALIGNMENT
+        // Wherever the memory lies, a multiple of 64 is in the first 64 bytes.
+        self.arena_len() + ALIGNMENT
     }
 
     /// Memory for one thread's runs.
     pub fn scratch(&self) -> EngineScratch<'static> {
-        EngineScratch::new(Memory::Owned(vec![0; self.memory_required()]), self.layout())
+        EngineScratch { memory: Memory::Owned(vec![0; self.memory_required()]), layout: self.layout() }
     }
 
-    /// Memory for one thread's runs, in the caller's own, of which [`memory_required`](Self::memory_required) bytes are
-    /// used. `None` when there are fewer.
-    pub fn scratch_in<'m>(&self, memory: &'m mut [u8]) -> Option<EngineScratch<'m>> {
-        let memory = memory.get_mut(..self.memory_required())?;
-        Some(EngineScratch::new(Memory::Borrowed(memory), self.layout()))
+    /// One thread's runs in the caller's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`ScratchTooSmall`] when `memory` is shorter than [`Engine::memory_required`].
+    pub fn scratch_in<'m>(&self, memory: &'m mut [u8]) -> Result<EngineScratch<'m>, ScratchTooSmall> {
+        let required = self.memory_required();
+        if memory.len() < required {
+            return Err(ScratchTooSmall { required, given: memory.len() });
+        }
+        Ok(EngineScratch { memory: Memory::Borrowed(memory), layout: self.layout() })
     }
 
     /// Runs the model on one text: `ids` and `sentence_ids` have one entry a token, the special tokens included; a
@@ -177,25 +155,11 @@ impl Engine {
         ids: &[u32],
         sentence_ids: &[i32],
     ) -> Result<Logits<'s>, RunError> {
-        let fits = scratch.layout == self.layout()
-            && ids.len() == sentence_ids.len()
-            && (1..=self.shape.max_tokens).contains(&ids.len());
-        if !fits {
-            return Err(RunError);
-        }
-        match &self.runner {
-            Runner::Arena(arena) => arena.run(scratch.bytes_mut(), ids, sentence_ids)?,
-            #[cfg(feature = "tract")]
-            Runner::Tract(graph) => {
-                let [sentences, document] = scratch.logits_mut().ok_or(RunError)?;
-                // The cause is dropped: tract's errors may show the values of tensors, which come from the text.
-                graph.run(ids, sentence_ids, sentences, document).map_err(|_| RunError)?;
-            }
-        }
+        self.run_in(scratch, ids, sentence_ids)?;
         Ok(scratch.logits())
     }
 
-    /// Name of the engine; tract with its version.
+    /// Name and version of what runs the model.
     pub fn name(&self) -> &'static str {
         match &self.runner {
             Runner::Arena(_) => "arena",
@@ -204,21 +168,12 @@ impl Engine {
         }
     }
 
-    /// Names of the kernels that were chosen for this processor: on the arena a family, on tract its matrix kernels.
-    pub fn kernels(&self) -> Vec<&str> {
-        match &self.runner {
-            Runner::Arena(arena) => vec![arena.kernels().name()],
-            #[cfg(feature = "tract")]
-            Runner::Tract(graph) => graph.kernels().iter().map(String::as_str).collect(),
-        }
+    /// Names of the matrix kernels that were chosen for this processor.
+    pub fn kernels(&self) -> &[String] {
+        &self.kernels
     }
 
-    /// Where the model comes from.
-    pub fn origin(&self) -> Origin {
-        self.origin
-    }
-
-    /// The program, on the arena.
+    /// The program, if the engine runs one.
     pub fn program(&self) -> Option<&Program> {
         match &self.runner {
             Runner::Arena(arena) => Some(arena.program()),
@@ -227,41 +182,88 @@ impl Engine {
         }
     }
 
-    /// Why the model runs on tract, if the options left the choice.
+    /// Where the model comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Why the model runs on tract although the arena would have been taken.
     #[cfg(feature = "tract")]
     pub fn not_lowered(&self) -> Option<&LowerError> {
         self.not_lowered.as_ref()
     }
 
     fn layout(&self) -> Layout {
-        match &self.runner {
-            Runner::Arena(arena) => {
-                let program = arena.program();
-                let [sentences, document] = program.plan().logits().map(|buffer| buffer.range());
-                Layout { len: program.memory_required(), sentences, document }
-            }
+        let Shape { labels, max_sentences, .. } = self.shape;
+        let [sentences, document] = match &self.runner {
+            Runner::Arena(arena) => arena.program().plan().logits().map(|buffer| buffer.start),
             #[cfg(feature = "tract")]
-            Runner::Tract(_) => {
-                let Shape { labels, max_sentences, .. } = self.shape;
-                let (sentences, document) = (4 * max_sentences * labels, 4 * labels);
-                let len = sentences + document;
-                Layout { len, sentences: 0..sentences, document: sentences..len }
-            }
+            Runner::Tract(_) => [0, 4 * max_sentences * labels],
+        };
+        Layout { sentences: (sentences, max_sentences * labels), document: (document, labels), len: self.arena_len() }
+    }
+
+    /// Bytes at a multiple of 64.
+    fn arena_len(&self) -> usize {
+        match &self.runner {
+            Runner::Arena(arena) => arena.program().memory_required(),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => 4 * (self.shape.max_sentences + 1) * self.shape.labels,
         }
     }
 
-    /// Runs an input without text: the highest token id, and every sentence id as far as the tokens reach.
+    fn run_in(&self, scratch: &mut EngineScratch<'_>, ids: &[u32], sentence_ids: &[i32]) -> Result<(), RunError> {
+        let fits = scratch.layout == self.layout()
+            && ids.len() == sentence_ids.len()
+            && (1..=self.shape.max_tokens).contains(&ids.len());
+        let memory = scratch.arena_mut().filter(|_| fits).ok_or(RunError)?;
+        match &self.runner {
+            Runner::Arena(arena) => arena.run(memory, ids, sentence_ids),
+            #[cfg(feature = "tract")]
+            // The cause is dropped: tract's errors may show the values of tensors, which come from the text.
+            Runner::Tract(graph) => self.run_graph(graph, memory, ids, sentence_ids).map_err(|_| RunError),
+        }
+    }
+
     #[cfg(feature = "tract")]
+    fn run_graph(
+        &self,
+        graph: &tract::Graph,
+        memory: &mut [u8],
+        ids: &[u32],
+        sentence_ids: &[i32],
+    ) -> Result<(), GraphError> {
+        let Shape { labels, max_sentences, .. } = self.shape;
+        let small = || GraphError("the scratch is too small".into());
+        let logits: &mut [f32] = bytemuck::try_cast_slice_mut(memory).map_err(|_| small())?;
+        let (sentences, rest) = logits.split_at_mut_checked(max_sentences * labels).ok_or_else(small)?;
+        graph.run(ids, sentence_ids, sentences, rest.get_mut(..labels).ok_or_else(small)?)
+    }
+
+    /// Runs inputs of these lengths, or the longest if that is shorter.
+    fn tried(self, lengths: &[usize]) -> Result<Self, EngineError> {
+        let mut scratch = self.scratch();
+        for &tokens in lengths {
+            self.try_run(&mut scratch, tokens.min(self.shape.max_tokens))?;
+        }
+        Ok(self)
+    }
+
+    /// Runs an input without text: the highest token id, and every sentence id as far as the tokens reach.
     fn try_run(&self, scratch: &mut EngineScratch<'_>, tokens: usize) -> Result<(), EngineError> {
-        let Runner::Tract(graph) = &self.runner else { return Ok(()) };
         let ids = vec![u32::try_from(self.shape.vocabulary.saturating_sub(1)).unwrap_or(u32::MAX); tokens];
         let last = i32::try_from(self.shape.max_sentences).unwrap_or(i32::MAX) - 1;
         let mut sentence_ids: Vec<i32> = (-1..).map(|id: i32| id.min(last)).take(tokens).collect();
-        sentence_ids[tokens - 1] = -1;
-        let Some([sentences, document]) = scratch.logits_mut() else { return Ok(()) };
-        graph
-            .run(&ids, &sentence_ids, sentences, document)
-            .map_err(|error| EngineError::Input { tokens, error })
+        if let Some(last) = sentence_ids.last_mut() {
+            *last = -1;
+        }
+        let failed = |error| EngineError::Input { tokens, error };
+        #[cfg(feature = "tract")]
+        if let Runner::Tract(graph) = &self.runner {
+            let memory = scratch.arena_mut().unwrap_or_default();
+            return self.run_graph(graph, memory, &ids, &sentence_ids).map_err(failed);
+        }
+        self.run_in(scratch, &ids, &sentence_ids).map_err(|error| failed(GraphError(error.to_string())))
     }
 }
 
@@ -270,20 +272,24 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("name", &self.name())
-            .field("kernels", &self.kernels())
-            .field("origin", &self.origin)
+            .field("kernels", &self.kernels)
             .field("shape", &self.shape)
             .finish_non_exhaustive()
     }
 }
 
-/// Memory of one thread's runs.
+/// Memory of one thread's runs: of its own, or the caller's.
 pub struct EngineScratch<'m> {
     memory: Memory<'m>,
-    /// First byte of the memory that lies at a multiple of [`ALIGNMENT`]. Neither a `Vec` that is never resized nor a
-    /// borrowed slice moves.
-    start: usize,
     layout: Layout,
+}
+
+/// Where the logits lie, in an arena of `len` bytes: first byte and number of each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    sentences: (usize, usize),
+    document: (usize, usize),
+    len: usize,
 }
 
 enum Memory<'m> {
@@ -291,54 +297,41 @@ enum Memory<'m> {
     Borrowed(&'m mut [u8]),
 }
 
-/// Which bytes are what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Layout {
-    len: usize,
-    /// `f32 [max_sentences, labels]`, and perhaps padding.
-    sentences: Range<usize>,
-    /// `f32 [labels]`, and perhaps padding.
-    document: Range<usize>,
-}
-
-impl<'m> EngineScratch<'m> {
-    fn new(memory: Memory<'m>, layout: Layout) -> Self {
-        let mut scratch = Self { memory, start: 0, layout };
-        scratch.start = scratch.all().as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        scratch
+impl EngineScratch<'_> {
+    /// Overwrites all that the last text has left.
+    pub fn zeroize(&mut self) {
+        self.bytes_mut().fill(0);
+        // Nothing reads the zeros, which would let the compiler leave them out.
+        core::hint::black_box(self.bytes_mut());
     }
 
     /// The logits of the last run.
     pub(crate) fn logits(&self) -> Logits<'_> {
-        let bytes = self.all().get(self.start..).unwrap_or_default();
-        let floats = |range: &Range<usize>| {
-            let bytes = bytes.get(range.clone()).unwrap_or_default();
+        let bytes = match &self.memory {
+            Memory::Owned(bytes) => bytes,
+            Memory::Borrowed(bytes) => &**bytes,
+        };
+        let arena = bytes.get(bytes.as_ptr().align_offset(ALIGNMENT)..).unwrap_or_default();
+        let floats = |(start, count): (usize, usize)| {
+            let bytes = arena.get(start..start + 4 * count).unwrap_or_default();
             bytemuck::try_cast_slice(bytes).unwrap_or_default()
         };
-        Logits { sentences: floats(&self.layout.sentences), document: floats(&self.layout.document) }
+        Logits { sentences: floats(self.layout.sentences), document: floats(self.layout.document) }
     }
 
-    fn all(&self) -> &[u8] {
-        match &self.memory {
-            Memory::Owned(bytes) => bytes,
-            Memory::Borrowed(bytes) => bytes,
-        }
+    /// At a multiple of 64.
+    fn arena_mut(&mut self) -> Option<&mut [u8]> {
+        let len = self.layout.len;
+        let bytes = self.bytes_mut();
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        bytes.get_mut(start..start.checked_add(len)?)
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        let bytes = match &mut self.memory {
+        match &mut self.memory {
             Memory::Owned(bytes) => bytes,
-            Memory::Borrowed(bytes) => &mut **bytes,
-        };
-        bytes.get_mut(self.start..self.start + self.layout.len).unwrap_or_default()
-    }
-
-    #[cfg(feature = "tract")]
-    fn logits_mut(&mut self) -> Option<[&mut [f32]; 2]> {
-        let (sentences, document) = (self.layout.sentences.clone(), self.layout.document.clone());
-        let bytes = self.bytes_mut().get_disjoint_mut([sentences, document]).ok()?;
-        let [sentences, document] = bytes.map(|bytes| bytemuck::try_cast_slice_mut(bytes).ok());
-        Some([sentences?, document?])
+            Memory::Borrowed(bytes) => bytes,
+        }
     }
 }
 
@@ -348,6 +341,24 @@ impl fmt::Debug for EngineScratch<'_> {
         f.debug_struct("EngineScratch").finish_non_exhaustive()
     }
 }
+
+/// The caller's memory is too small for a scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScratchTooSmall {
+    /// Bytes that [`Engine::memory_required`] asks for.
+    pub required: usize,
+    /// Bytes that were given.
+    pub given: usize,
+}
+
+impl fmt::Display for ScratchTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a scratch of this engine needs {} bytes, {} were given", self.required, self.given)
+    }
+}
+
+impl core::error::Error for ScratchTooSmall {}
 
 /// What one run gives.
 #[derive(Clone, Copy)]
@@ -370,44 +381,35 @@ impl fmt::Debug for Logits<'_> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The processor does not have the kernels.
-    Kernels(Kernels),
-    /// tract is asked for, and there is no ONNX graph, or this build has no tract.
-    NoGraph,
-    /// The arena is asked for, and the model cannot be lowered.
-    #[cfg(feature = "tract")]
-    Lower(LowerError),
-    /// The model cannot be read, or has operators or types that tract does not know.
-    #[cfg(feature = "tract")]
+    /// The model cannot be read, or has operators or types that the engine does not know.
     Model(GraphError),
     /// The model fails on an input that the manifest allows, or gives logits of another shape than the manifest says.
-    #[cfg(feature = "tract")]
     Input {
         /// Tokens of the input.
         tokens: usize,
         /// The cause.
         error: GraphError,
     },
+    /// The processor does not have these kernels.
+    Kernels(Kernels),
+    /// The arena is asked for, and the model cannot be lowered.
+    #[cfg(feature = "tract")]
+    Lower(LowerError),
 }
 
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kernels(kernels) => {
-                write!(f, "this processor does not have the kernels {kernels}; choose others, or none")
-            }
-            Self::NoGraph => f.write_str(
-                "tract needs the ONNX graph, which the bundle may leave out, and a program that is built with tract",
-            ),
-            #[cfg(feature = "tract")]
-            Self::Lower(error) => write!(f, "the bundle's graph does not run on the arena: {error}"),
-            #[cfg(feature = "tract")]
             Self::Model(GraphError(cause)) => {
                 write!(f, "the bundle's graph cannot be read ({cause}); export the model again")
             }
-            #[cfg(feature = "tract")]
             Self::Input { tokens, error: GraphError(cause) } => {
                 write!(f, "the bundle's graph fails on {tokens} tokens ({cause}); export the model again")
+            }
+            #[cfg(feature = "tract")]
+            Self::Lower(error) => write!(f, "the bundle's graph does not run on the arena: {error}"),
+            Self::Kernels(kernels) => {
+                write!(f, "this processor does not have the kernels `{kernels}`; let the engine choose")
             }
         }
     }
@@ -416,7 +418,6 @@ impl fmt::Display for EngineError {
 impl core::error::Error for EngineError {}
 
 /// What the library below says of a graph. It is made before any text is there.
-#[cfg(feature = "tract")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphError(String);
 
@@ -433,8 +434,5 @@ impl fmt::Display for RunError {
 
 impl core::error::Error for RunError {}
 
-/// Alignment of the arena, in bytes.
-const ALIGNMENT: usize = 64;
 /// `[CLS]`, one token of text, `[SEP]`.
-#[cfg(feature = "tract")]
 const SHORTEST: usize = 3;

@@ -194,7 +194,7 @@ pub struct Scratch {
     /// Of the labeler that it was made for: tokens, sentences, labels.
     limits: [usize; 3],
     pub(crate) encoding: Encoding,
-    pub(crate) engine: EngineScratch,
+    pub(crate) engine: EngineScratch<'static>,
 }
 
 /// Shows nothing of the last text.

@@ -41,11 +41,11 @@
 
 #[cfg(feature = "eval")]
 pub mod dataset;
-#[cfg(feature = "tract")]
 pub mod engine;
 #[cfg(all(feature = "eval", feature = "tract"))]
 pub mod evaluation;
 mod file;
+mod kernels;
 #[cfg(feature = "tract")]
 mod labeler;
 #[cfg(feature = "tract")]
@@ -63,6 +63,7 @@ pub mod text;
 
 pub use file::{BundleFile, OpenError};
 pub use kdh_format::{self as format, Bundle, BundleError};
+pub use kernels::{Kernels, UnknownKernels};
 #[cfg(feature = "tract")]
 pub use labeler::{BuildError, LabelError, Labeler, LabelerOptions, Overflow, Scratch};
 #[cfg(feature = "tract")]

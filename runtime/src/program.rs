@@ -16,7 +16,7 @@ mod plan;
 mod weights;
 mod wire;
 
-pub(crate) use plan::{Plan, round_up};
+pub(crate) use plan::{BLOCK, Buffer, Plan, RowsPlan, float_stride, integer_stride, round_up};
 
 /// A model that is ready to run on the arena engine.
 #[derive(Clone)]

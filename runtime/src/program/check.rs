@@ -51,6 +51,7 @@ impl Checker<'_> {
             Step::Linear { input, linear, epilogue, output } => {
                 let inputs = self.read(input)?;
                 if let Epilogue::ResidualNorm { residual, norm } = epilogue {
+                    fits(residual != input, "a residual that is its own linear layer's input")?;
                     fits(self.read(residual)? == linear.outputs as usize, "a residual and its linear layer")?;
                     self.norm(norm, linear.outputs as usize)?;
                 }

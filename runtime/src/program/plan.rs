@@ -1,5 +1,7 @@
 use core::ops::Range;
 
+use crate::kernels::Attention;
+
 use super::{ALIGNMENT, Epilogue, LANES, Panels, ProgramError, Rows, Shape, Step};
 
 /// Where every buffer of a run lies in the arena, for any number of tokens up to the maximum.
@@ -38,17 +40,18 @@ pub(crate) struct RowsPlan {
 /// Rows of one block: what a linear layer computes of all its outputs before the next block, so that they stay in the
 /// second-level cache until the epilogue has read them.
 pub(crate) const BLOCK: usize = 48;
-/// Queries whose scores are held at once.
-pub(crate) const QUERIES: usize = 8;
 
 impl Plan {
     pub(super) fn new(shape: &Shape, widths: &[u32], steps: &[Step]) -> Result<Self, ProgramError> {
         let mut uses: Vec<Use> = widths.iter().map(|_| Use::default()).collect();
         for (index, step) in steps.iter().enumerate() {
             match *step {
-                Step::Embed { output, .. } => uses[output.index()].first = index,
+                Step::Embed { output, .. } => uses[output.index()] = Use::floats(index),
                 Step::Linear { input, linear, epilogue, output } => {
-                    uses[output.index()].first = index;
+                    uses[output.index()] = match epilogue {
+                        Epilogue::ResidualNorm { .. } => Use::floats(index),
+                        Epilogue::None | Epilogue::Gelu => Use { first: index, ..Use::default() },
+                    };
                     match linear.panels {
                         Panels::I8 { .. } => uses[input.index()].integers = Some(index),
                         Panels::F32 { .. } => uses[input.index()].floats = Some(index),
@@ -58,7 +61,7 @@ impl Plan {
                     }
                 }
                 Step::Attention { input, output, .. } => {
-                    uses[output.index()].first = index;
+                    uses[output.index()] = Use::floats(index);
                     uses[input.index()].floats = Some(index);
                 }
                 Step::Head { input, .. } => uses[input.index()].floats = Some(index),
@@ -134,18 +137,15 @@ pub(crate) fn round_up(value: usize, multiple: usize) -> usize {
 fn work_len(shape: &Shape, rows: &[RowsPlan], step: &Step) -> usize {
     let width = |of: Rows| rows.get(of.index()).map_or(0, |rows| rows.width);
     match *step {
-        Step::Embed { output, .. } => 4 * float_stride(width(output)),
-        // Rows of a block before the epilogue.
-        Step::Linear { output, .. } => 4 * BLOCK * float_stride(width(output)),
-        // One head's keys by panels of 16, its values, and the scores of a tile of queries; the context of all heads.
+        // Rows of a block before the layer normalisation, and before they are rounded.
+        Step::Embed { output, .. } | Step::Linear { output, .. } => 4 * BLOCK * float_stride(width(output)),
         Step::Attention { output, heads, .. } => {
-            let keys = round_up(shape.max_tokens, LANES);
-            let head = width(output) / heads as usize;
-            let context = shape.max_tokens * float_stride(width(output));
-            4 * (keys * head + keys * round_up(head, LANES) + QUERIES * keys + context)
+            4 * Attention::work_len(shape.max_tokens, width(output) / heads as usize)
         }
-        // Sums and numbers of tokens of all sentences and of the document.
-        Step::Head { input, .. } => 4 * (shape.max_sentences + 1) * (float_stride(width(input)) + LANES),
+        // Sums, numbers of tokens and logits of all sentences and of the document.
+        Step::Head { input, .. } => {
+            4 * (shape.max_sentences + 1) * (float_stride(width(input)) + 1 + float_stride(shape.labels))
+        }
     }
 }
 
@@ -157,6 +157,13 @@ struct Use {
     floats: Option<usize>,
     /// Last step that reads the integers; `None` when none does.
     integers: Option<usize>,
+}
+
+impl Use {
+    /// Rows that are stored as floats, because their step works on them there.
+    fn floats(step: usize) -> Self {
+        Self { first: step, floats: Some(step), integers: None }
+    }
 }
 
 #[derive(Default)]
