@@ -264,7 +264,7 @@ impl Run<'_> {
 
         sentence_logits.fill(ABSENT);
         let rows = logits.chunks_exact(logits_stride);
-        for ((row, to), &count) in rows.clone().zip(sentence_logits.chunks_exact_mut(labels)).zip(&*counts) {
+        for ((row, to), &count) in rows.clone().zip(sentence_logits.chunks_exact_mut(labels)).zip(&*counts).take(used) {
             if count > 0.0 {
                 to.copy_from_slice(row.get(..labels)?);
             }
