@@ -111,7 +111,13 @@ fn program() -> Program {
         let mut linear = |outputs: usize, inputs: usize| {
             let scale = 0.5 / 73.0 / (inputs as f32).sqrt();
             builder
-                .linear_i8(outputs, inputs, &random.bytes(outputs * inputs), &vec![scale; outputs], &vec![0.01; outputs])
+                .linear_i8(
+                    outputs,
+                    inputs,
+                    &random.bytes(outputs * inputs),
+                    &vec![scale; outputs],
+                    &vec![0.01; outputs],
+                )
                 .unwrap()
         };
         let [qkv, out] = [linear(3 * HIDDEN, HIDDEN), linear(HIDDEN, HIDDEN)];

@@ -74,21 +74,22 @@ impl fmt::Display for LowerError {
 // The texts above already hold the text of the cause, so `source` stays empty: a chain would print it twice.
 impl core::error::Error for LowerError {}
 
-/// The names of the inputs that a bundle's graph must have, in the order of [`typed`].
-pub(crate) const INPUTS: [&str; 2] = ["input_ids", "sentence_ids"];
-/// The outputs, in order.
-pub(crate) const OUTPUTS: [&str; 2] = ["sentence_logits", "document_logits"];
 /// Symbol of the number of tokens.
 const TOKENS: &str = "tokens";
 
-/// Parses the model for one text of any number of tokens, and declutters it.
 fn typed(model: &[u8]) -> TractResult<TypedModel> {
+    parse(model)?.into_typed()?.into_decluttered()
+}
+
+/// Parses an ONNX model for one text of any number of tokens; the outputs are `sentence_logits` and `document_logits`.
+pub(crate) fn parse(model: &[u8]) -> TractResult<InferenceModel> {
     // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
     let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
-    let mut model = onnx.model_for_read(&mut &model[..])?.with_outputs_by_name(OUTPUTS)?;
+    let mut model =
+        onnx.model_for_read(&mut &model[..])?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
     let tokens = model.symbols.sym(TOKENS);
     for input in 0..model.inputs.len() {
         model.set_input_fact(input, InferenceFact::dt_shape(i64::datum_type(), [1.to_dim(), tokens.to_dim()]))?;
     }
-    model.into_typed()?.into_decluttered()
+    Ok(model)
 }
