@@ -82,11 +82,9 @@ impl Labeler {
         parse: impl FnOnce(&[u8]) -> Result<Program, ProgramError>,
     ) -> Result<Self, BuildError> {
         let manifest = bundle.manifest().map_err(BuildError::Manifest)?;
-        let vocabulary = bundle.section(SectionKind::Vocabulary).unwrap_or_default();
-        let tokenizer = tokenizer(vocabulary, &manifest).map_err(BuildError::Vocabulary)?;
-        let (max_tokens, max_sentences) = (manifest.max_tokens as usize, manifest.max_sentences as usize);
-        let shape =
-            Shape { labels: manifest.labels.len(), max_sentences, max_tokens, vocabulary: tokenizer.vocabulary_len() };
+        let tokenizer = tokenizer(bundle, &manifest)?;
+        let shape = shape(&manifest, &tokenizer);
+        let (max_tokens, max_sentences) = (shape.max_tokens, shape.max_sentences);
         let engine = engine(bundle, graph, shape, options, parse)?;
         let labels = manifest.labels.iter().map(|label| Label {
             code: label.code.to_owned(),
@@ -448,6 +446,33 @@ struct Label {
     threshold: f32,
 }
 
+/// Lowers the graph of a bundle, or the one that it leaves out, to the program that it stores or may store.
+///
+/// # Errors
+///
+/// [`BuildError::NoGraph`] when there is no graph; [`BuildError::ForeignGraph`] when the bundle's program is another graph's;
+/// [`BuildError`] with an [`EngineError::Lower`] when the graph cannot be lowered; otherwise when the bundle's parts cannot be
+/// read.
+#[cfg(feature = "tract")]
+pub fn lower_bundle(bundle: &Bundle<'_>, graph: Option<&[u8]>) -> Result<Program, BuildError> {
+    let manifest = bundle.manifest().map_err(BuildError::Manifest)?;
+    let shape = shape(&manifest, &tokenizer(bundle, &manifest)?);
+    check_digests(bundle, graph)?;
+    let graph = graph.or_else(|| bundle.section(SectionKind::Onnx)).ok_or(BuildError::NoGraph)?;
+    crate::lower::lower(graph, shape).map_err(|error| BuildError::Engine(EngineError::Lower(error)))
+}
+
+/// The bundle's program, if its graph and the given one are the one that it was lowered from.
+fn check_digests<'b>(bundle: &Bundle<'b>, graph: Option<&[u8]>) -> Result<Option<&'b [u8]>, BuildError> {
+    let Some(section) = bundle.program().transpose().map_err(BuildError::ProgramSection)? else { return Ok(None) };
+    let of_bundle = bundle.sections().find(|section| section.kind == SectionKind::Onnx as u32);
+    let digests = [of_bundle.map(|section| section.sha256), graph.map(|graph| Sha256::digest(graph).into())];
+    if digests.into_iter().flatten().any(|digest: [u8; 32]| digest != section.onnx_sha256) {
+        return Err(BuildError::ForeignGraph);
+    }
+    Ok(Some(section.program))
+}
+
 /// The stored program if there is one and the options allow it, otherwise the graph.
 fn engine(
     bundle: &Bundle<'_>,
@@ -456,16 +481,9 @@ fn engine(
     options: &LabelerOptions,
     parse: impl FnOnce(&[u8]) -> Result<Program, ProgramError>,
 ) -> Result<Engine, BuildError> {
-    let section = bundle.program().transpose().map_err(BuildError::ProgramSection)?;
-    if let Some(section) = &section {
-        let of_bundle = bundle.sections().find(|section| section.kind == SectionKind::Onnx as u32);
-        let graphs = [of_bundle.map(|section| section.sha256), graph.map(sha256)];
-        if graphs.into_iter().flatten().any(|digest| digest != section.onnx_sha256) {
-            return Err(BuildError::ForeignGraph);
-        }
-    }
-    if let Some(section) = section.filter(|_| options.engine != EngineChoice::Tract) {
-        let program = parse(section.program).map_err(BuildError::Program)?;
+    let program = check_digests(bundle, graph)?;
+    if let Some(program) = program.filter(|_| options.engine != EngineChoice::Tract) {
+        let program = parse(program).map_err(BuildError::Program)?;
         if program.shape() != shape {
             return Err(BuildError::Shape { program: program.shape(), bundle: shape });
         }
@@ -478,16 +496,22 @@ fn engine(
     Err(BuildError::NoGraph)
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+fn shape(manifest: &Manifest<'_>, tokenizer: &Tokenizer) -> Shape {
+    Shape {
+        labels: manifest.labels.len(),
+        max_sentences: manifest.max_sentences as usize,
+        max_tokens: manifest.max_tokens as usize,
+        vocabulary: tokenizer.vocabulary_len(),
+    }
 }
 
-fn tokenizer(vocabulary: &[u8], manifest: &Manifest<'_>) -> Result<Tokenizer, VocabularyError> {
+fn tokenizer(bundle: &Bundle<'_>, manifest: &Manifest<'_>) -> Result<Tokenizer, BuildError> {
+    let vocabulary = bundle.section(SectionKind::Vocabulary).unwrap_or_default();
     let options = TokenizerOptions {
         lowercase: manifest.tokenizer.lowercase,
         cls: manifest.tokenizer.cls,
         sep: manifest.tokenizer.sep,
         unk: manifest.tokenizer.unk,
     };
-    Tokenizer::new(vocabulary, &options)
+    Tokenizer::new(vocabulary, &options).map_err(BuildError::Vocabulary)
 }

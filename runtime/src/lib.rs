@@ -62,6 +62,8 @@ pub use engine::EngineChoice;
 pub use file::{BundleFile, OpenError};
 pub use kdh_format::{self as format, Bundle, BundleError};
 pub use kernels::{Kernels, UnknownKernels};
+#[cfg(feature = "tract")]
+pub use labeler::lower_bundle;
 pub use labeler::{BuildError, LabelError, Labeler, LabelerOptions, Overflow, Scratch};
 pub use report::{Evidence, LabelReport, MAX_EVIDENCE, Report};
 pub use self_test::{SelfTest, SelfTestError};
