@@ -197,6 +197,10 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
                     sums[row][panel] = _mm512_dpbusd_epi32(sums[row][panel], left, right[panel]);
                 }
             }
+            // The next panels, while these are multiplied: what lies past the last one is never read.
+            for panel in 0..PANELS {
+                _mm_prefetch::<_MM_HINT_T0>(quad.wrapping_add((PANELS + panel) * weights.stride));
+            }
             quad = quad.add(64);
         }
         for panel in 0..PANELS {
