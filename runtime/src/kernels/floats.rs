@@ -152,8 +152,8 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
     unsafe {
         let values = key_panels.add(keys * head);
         let scores = values.add(keys * head_stride);
-        transpose(attention, key_panels);
-        copy_values(attention, values);
+        transpose::<V>(attention, key_panels);
+        copy_values::<V>(attention, values);
 
         let by_key = Columns { from: key_panels, step: 16, panel: head * 16, depth: head };
         let by_dimension = Columns { from: values, step: head_stride, panel: 16, depth: tokens };
@@ -343,21 +343,22 @@ unsafe fn product_of<V: Lanes, F: Finish<V>, const ROWS: usize, const PANELS: us
 
 /// Keys by panels of 16: `[panels][head][16]`, filled up with zeros.
 #[inline(always)]
-unsafe fn transpose(attention: &Attention<'_>, to: *mut f32) {
+unsafe fn transpose<V: Lanes>(attention: &Attention<'_>, to: *mut f32) {
     let Attention { key, tokens, head, stride, .. } = *attention;
     // SAFETY: as `attention`'s.
     unsafe {
         for first in (0..tokens).step_by(16) {
-            let panel = to.add(first * head);
+            let (from, panel) = (key.as_ptr().add(first * stride), to.add(first * head));
             let lanes = (tokens - first).min(16);
-            for lane in 0..lanes {
-                let row = key.as_ptr().add((first + lane) * stride);
-                for dimension in 0..head {
-                    *panel.add(dimension * 16 + lane) = *row.add(dimension);
-                }
+            let whole = if lanes == 16 { head / 16 * 16 } else { 0 };
+            for dimension in (0..whole).step_by(16) {
+                V::transpose(from.add(dimension), stride, panel.add(dimension * 16));
             }
-            for lane in lanes..16 {
-                for dimension in 0..head {
+            for dimension in whole..head {
+                for lane in 0..lanes {
+                    *panel.add(dimension * 16 + lane) = *from.add(lane * stride + dimension);
+                }
+                for lane in lanes..16 {
                     *panel.add(dimension * 16 + lane) = 0.0;
                 }
             }
@@ -367,14 +368,19 @@ unsafe fn transpose(attention: &Attention<'_>, to: *mut f32) {
 
 /// Values row by row, filled up with zeros to a multiple of 16.
 #[inline(always)]
-unsafe fn copy_values(attention: &Attention<'_>, to: *mut f32) {
+unsafe fn copy_values<V: Lanes>(attention: &Attention<'_>, to: *mut f32) {
     let Attention { value, tokens, head, stride, .. } = *attention;
-    let padded = head.next_multiple_of(16);
+    let (whole, padded) = (head / 16 * 16, head.next_multiple_of(16));
     // SAFETY: as `attention`'s.
     unsafe {
         for token in 0..tokens {
-            core::ptr::copy_nonoverlapping(value.as_ptr().add(token * stride), to.add(token * padded), head);
-            core::ptr::write_bytes(to.add(token * padded + head), 0, padded - head);
+            let (from, to) = (value.as_ptr().add(token * stride), to.add(token * padded));
+            for dimension in (0..whole).step_by(16) {
+                V::load(from.add(dimension)).store(to.add(dimension));
+            }
+            for dimension in whole..padded {
+                *to.add(dimension) = if dimension < head { *from.add(dimension) } else { 0.0 };
+            }
         }
     }
 }

@@ -60,6 +60,19 @@ pub(super) trait Lanes: Copy {
         unsafe { Self::load(MASKS.as_ptr().add(16 - count).cast()) }
     }
 
+    /// Sixteen rows of 16 values become 16 rows, one for each column, at `to`.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32) {
+        // SAFETY: the caller vouches for both blocks.
+        unsafe {
+            for row in 0..16 {
+                for column in 0..16 {
+                    *to.add(column * 16 + row) = *from.add(row * stride + column);
+                }
+            }
+        }
+    }
+
     /// Writes the first `count` lanes (at most 16).
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
