@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
 
+use super::floats::{Columns, Finish, Tile};
+
 /// Sixteen lanes of `f32` in the registers of one instruction set.
 ///
 /// Every operation is one IEEE 754 operation in each lane, so that all implementations give the same bits.
@@ -43,6 +45,10 @@ pub(super) trait Lanes: Copy {
     /// Each lane rounded to the nearest integer, ties to even, in the byte form that the family multiplies. The lanes
     /// must be from -127 to 127.
     unsafe fn store_integers(self, to: *mut u8);
+
+    /// `floats::product_of`, compiled for the instruction set and by itself: inlined into what calls it, its addresses crowd
+    /// each other out of the registers.
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>);
 
     /// All bits set in the first `count` lanes (at most 16), none in the others.
     #[inline(always)]

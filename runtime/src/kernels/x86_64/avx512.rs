@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 use crate::kernels::family::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
-use crate::kernels::floats::{self, Tile, tiles};
+use crate::kernels::floats::{self, Columns, Finish, Tile, tiles};
 use crate::kernels::lanes::Lanes;
 
 /// AVX-512 F, BW, DQ, VL and VNNI. Inputs are multiplied as unsigned bytes, `q + 128`.
@@ -343,6 +343,12 @@ impl Lanes for __m512 {
                 }
             }
         }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {
+        unsafe { floats::product_of::<Self, ROWS, PANELS>(tile, columns, finish) }
     }
 
     #[inline(always)]
