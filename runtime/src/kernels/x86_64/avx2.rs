@@ -280,6 +280,15 @@ impl Lanes for Pair {
         unsafe { largest_of_eight(_mm256_max_ps(self.0, self.1)) }
     }
 
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe {
+            let mask = Self::first(count);
+            _mm256_maskstore_ps(to, _mm256_castps_si256(mask.0), self.0);
+            _mm256_maskstore_ps(to.wrapping_add(8), _mm256_castps_si256(mask.1), self.1);
+        }
+    }
+
     #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {

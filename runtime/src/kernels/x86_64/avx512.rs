@@ -309,6 +309,11 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << count) - 1) as __mmask16, self) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32) {
         unsafe {
             let mut rows = [_mm512_setzero_ps(); 16];
