@@ -2,7 +2,7 @@
 //! it against the machine's floor: the int8 products at the measured peak of the dot-product instruction plus the float
 //! products of attention at the measured peak of the fused multiply-add.
 //!
-//! `cargo run --release -p kdh-runtime --no-default-features --example encoder-speed -- [KERNELS] [SECONDS]`
+//! `cargo run --release -p kdh-runtime --no-default-features --example encoder-speed -- [KERNELS] [SECONDS] [TOKENS...]`
 
 #![allow(clippy::unwrap_used, reason = "a program for developers")]
 #![expect(unsafe_code, reason = "measures instructions of one processor family")]
@@ -23,11 +23,12 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let kernels = arguments.next().map_or_else(Kernels::detect, |name| name.parse().unwrap());
     let seconds: f64 = arguments.next().map_or(1.0, |seconds| seconds.parse().unwrap());
+    let tokens: Vec<usize> = arguments.map(|tokens| tokens.parse().unwrap()).collect();
     let engine = Engine::from_program(program(), Some(kernels)).unwrap();
     let mut scratch = engine.scratch();
     println!("kernels {kernels}, scratch {:.1} MB", engine.memory_required() as f64 / 1e6);
     println!("tokens   min ms  p50 ms  floor ms  floor / min");
-    for tokens in TOKENS {
+    for tokens in if tokens.is_empty() { TOKENS.to_vec() } else { tokens } {
         let ids: Vec<u32> = (0..tokens as u32).map(|token| token * 37 % 1000).collect();
         let sentence_ids: Vec<i32> = (0..tokens as i32).map(|token| token / 20).collect();
         let mut times = Vec::new();

@@ -422,7 +422,7 @@ impl core::error::Error for EngineError {}
 pub struct GraphError(String);
 
 /// The engine failed on an input. It says no more, so that nothing of the text can get out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunError;
 

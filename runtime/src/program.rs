@@ -8,7 +8,6 @@ use core::fmt;
 use std::sync::Arc;
 
 pub use build::ProgramBuilder;
-pub use weights::Weights;
 
 mod build;
 mod check;
@@ -17,6 +16,7 @@ mod weights;
 mod wire;
 
 pub(crate) use plan::{BLOCK, Buffer, Plan, RowsPlan, float_stride, integer_stride, round_up};
+pub(crate) use weights::Weights;
 
 /// A model that is ready to run on the arena engine.
 #[derive(Clone)]
@@ -251,6 +251,11 @@ impl Program {
     /// Bytes of the weights.
     pub fn weights_len(&self) -> usize {
         self.weights.bytes().len()
+    }
+
+    /// Whether the weights are used where they were found, and not copied.
+    pub fn weights_in_place(&self) -> bool {
+        self.weights.in_place()
     }
 
     /// Whether every linear layer of the encoder has int8 weights.

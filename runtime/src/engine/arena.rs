@@ -264,7 +264,8 @@ impl Run<'_> {
 
         sentence_logits.fill(ABSENT);
         let rows = logits.chunks_exact(logits_stride);
-        for ((row, to), &count) in rows.clone().zip(sentence_logits.chunks_exact_mut(labels)).zip(&*counts).take(used) {
+        let by_sentence = rows.clone().zip(&*counts).take(used);
+        for ((row, &count), to) in by_sentence.zip(sentence_logits.chunks_exact_mut(labels)) {
             if count > 0.0 {
                 to.copy_from_slice(row.get(..labels)?);
             }

@@ -15,33 +15,43 @@ use super::lanes::Lanes;
 /// Rows of a tile at most, and panels of 16 columns: 24 of 32 registers of 512 bits hold sums.
 pub(super) const TILE_ROWS: usize = 12;
 
+/// Rows that go through a kernel together, so that one row's reduction does not wait for the other's.
+const GROUP: usize = 4;
+
 #[inline(always)]
 pub(super) unsafe fn quantize<V: Lanes>(input: Floats<'_>, output: IntegersMut<'_>) {
     let width = input.width.next_multiple_of(16);
-    for row in 0..input.rows {
+    for group in (0..input.rows).step_by(GROUP) {
+        let rows = GROUP.min(input.rows - group);
         // SAFETY: input and output hold `width` values of every row.
         unsafe {
-            let from = input.values.as_ptr().add(row * input.stride);
-            let to = output.values.as_mut_ptr().add(row * output.stride);
-            let mut largest = [V::splat(0.0); 2];
-            let mut at = 0;
-            while at + 32 <= width {
-                largest[0] = V::load(from.add(at)).abs().max(largest[0]);
-                largest[1] = V::load(from.add(at + 16)).abs().max(largest[1]);
-                at += 32;
+            let mut largest = [0.0; GROUP];
+            for row in 0..rows {
+                let from = input.values.as_ptr().add((group + row) * input.stride);
+                let mut lanes = [V::splat(0.0); 2];
+                let mut at = 0;
+                while at + 32 <= width {
+                    lanes[0] = V::load(from.add(at)).abs().max(lanes[0]);
+                    lanes[1] = V::load(from.add(at + 16)).abs().max(lanes[1]);
+                    at += 32;
+                }
+                if at < width {
+                    lanes[0] = V::load(from.add(at)).abs().max(lanes[0]);
+                }
+                let of_row = lanes[0].max(lanes[1]).largest();
+                largest[row] = if of_row > TINY { of_row } else { TINY };
+                *output.scales.as_mut_ptr().add(group + row) = largest[row] / 127.0;
             }
-            if at < width {
-                largest[0] = V::load(from.add(at)).abs().max(largest[0]);
+            for row in 0..rows {
+                let from = input.values.as_ptr().add((group + row) * input.stride);
+                let to = output.values.as_mut_ptr().add((group + row) * output.stride);
+                let inverse = V::splat(127.0 / largest[row]);
+                let mut at = 0;
+                while at < width {
+                    V::load(from.add(at)).mul(inverse).store_integers(to.add(at));
+                    at += 16;
+                }
             }
-            let largest = largest[0].max(largest[1]).largest();
-            let largest = if largest > TINY { largest } else { TINY };
-            let inverse = V::splat(127.0 / largest);
-            let mut at = 0;
-            while at < width {
-                V::load(from.add(at)).mul(inverse).store_integers(to.add(at));
-                at += 16;
-            }
-            *output.scales.as_mut_ptr().add(row) = largest / 127.0;
         }
     }
 }
@@ -60,14 +70,16 @@ pub(super) unsafe fn norm<V: Lanes>(
         // Lanes of the last register that are a row's own.
         let own = V::first(input.width - (width - 16));
         let zero = V::splat(0.0);
-        for row in 0..input.rows {
-            let from = input.values.as_mut_ptr().add(row * input.stride);
-            let to = output.values.as_mut_ptr().add(row * output.stride);
-            let mut sum = zero;
-            let mut at = 0;
-            match residual {
-                Some(residual) => {
-                    let other = residual.values.as_ptr().add(row * residual.stride);
+        let (weight, bias) = (norm.weight.as_ptr(), norm.bias.as_ptr());
+        for group in (0..input.rows).step_by(GROUP) {
+            let rows = GROUP.min(input.rows - group);
+            let mut means = [0.0; GROUP];
+            for row in 0..rows {
+                let from = input.values.as_mut_ptr().add((group + row) * input.stride);
+                let mut sum = zero;
+                let mut at = 0;
+                if let Some(residual) = residual {
+                    let other = residual.values.as_ptr().add((group + row) * residual.stride);
                     while at < width {
                         let value = V::load(from.add(at)).add(V::load(other.add(at)));
                         value.store(from.add(at));
@@ -75,30 +87,37 @@ pub(super) unsafe fn norm<V: Lanes>(
                         at += 16;
                     }
                 }
-                None => {
-                    while at < width {
-                        sum = sum.add(V::load(from.add(at)));
-                        at += 16;
-                    }
+                while at < width {
+                    sum = sum.add(V::load(from.add(at)));
+                    at += 16;
                 }
+                means[row] = sum.sum() / count;
             }
-            let mean = V::splat(sum.sum() / count);
-            let mut squares = zero;
-            let mut at = 0;
-            while at + 16 < width {
-                let deviation = V::load(from.add(at)).sub(mean);
+            let mut inverses = [0.0; GROUP];
+            for row in 0..rows {
+                let from = input.values.as_ptr().add((group + row) * input.stride);
+                let mean = V::splat(means[row]);
+                let mut squares = zero;
+                let mut at = 0;
+                while at + 16 < width {
+                    let deviation = V::load(from.add(at)).sub(mean);
+                    squares = deviation.fma(deviation, squares);
+                    at += 16;
+                }
+                let deviation = V::select(own, V::load(from.add(at)).sub(mean), zero);
                 squares = deviation.fma(deviation, squares);
-                at += 16;
+                inverses[row] = 1.0 / (squares.sum() / count + norm.epsilon).sqrt();
             }
-            let deviation = V::select(own, V::load(from.add(at)).sub(mean), zero);
-            squares = deviation.fma(deviation, squares);
-            let inverse = V::splat(1.0 / (squares.sum() / count + norm.epsilon).sqrt());
-            let (weight, bias) = (norm.weight.as_ptr(), norm.bias.as_ptr());
-            let mut at = 0;
-            while at < width {
-                let scaled = V::load(from.add(at)).sub(mean).mul(inverse);
-                scaled.fma(V::load(weight.add(at)), V::load(bias.add(at))).store(to.add(at));
-                at += 16;
+            for row in 0..rows {
+                let from = input.values.as_ptr().add((group + row) * input.stride);
+                let to = output.values.as_mut_ptr().add((group + row) * output.stride);
+                let (mean, inverse) = (V::splat(means[row]), V::splat(inverses[row]));
+                let mut at = 0;
+                while at < width {
+                    let scaled = V::load(from.add(at)).sub(mean).mul(inverse);
+                    scaled.fma(V::load(weight.add(at)), V::load(bias.add(at))).store(to.add(at));
+                    at += 16;
+                }
             }
         }
     }
@@ -117,8 +136,8 @@ pub(super) unsafe fn linear<V: Lanes>(input: Floats<'_>, linear: &LinearF32<'_>,
                 let from = input.values.as_ptr().add(first * input.stride);
                 let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
                 let tile = Tile { from, from_stride: input.stride, to, to_stride: output.stride };
-                let finish = Linear { bias: linear.bias.as_ptr().add(panel * 16) };
-                product::<V, _>(tile, columns.panel(panel), rows, wide, &finish);
+                let finish = Finish::Bias(linear.bias.as_ptr().add(panel * 16));
+                product::<V>(tile, columns.panel(panel), rows, wide, finish);
                 if gelu {
                     self::gelu::<V>(tile, rows, wide);
                 }
@@ -152,8 +171,8 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
     unsafe {
         let values = key_panels.add(keys * head);
         let scores = values.add(keys * head_stride);
-        transpose(attention, key_panels);
-        copy_values(attention, values);
+        transpose::<V>(attention, key_panels);
+        copy_values::<V>(attention, values);
 
         let by_key = Columns { from: key_panels, step: 16, panel: head * 16, depth: head };
         let by_dimension = Columns { from: values, step: head_stride, panel: 16, depth: tokens };
@@ -164,25 +183,23 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
                 let wide = (panel + 1) * 16 < keys;
                 let to = scores.add(panel * 16);
                 let tile = Tile { from, from_stride: stride, to, to_stride: keys };
-                product::<V, _>(tile, by_key.panel(panel), rows, wide, &Plain);
+                product::<V>(tile, by_key.panel(panel), rows, wide, Finish::Nothing);
                 panel += 2;
             }
-            let mut inverse = [0.0; QUERIES];
-            for row in 0..rows {
-                let scores = scores.add(row * keys);
-                if let Some(bias) = attention.bias {
+            if let Some(bias) = attention.bias {
+                for row in 0..rows {
                     // Column `j - i` from the middle on.
-                    add::<V>(scores, bias.as_ptr().add(bias.len() / 2 - first - row), tokens);
+                    add::<V>(scores.add(row * keys), bias.as_ptr().add(bias.len() / 2 - first - row), tokens);
                 }
-                inverse[row] = 1.0 / softmax::<V>(scores, tokens);
             }
+            let inverse = softmax::<V>(scores, keys, rows, tokens);
             let mut panel = 0;
             while panel * 16 < head {
                 let wide = (panel + 1) * 16 < head;
                 let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
                 let tile = Tile { from: scores, from_stride: keys, to, to_stride: output.stride };
-                let finish = Context { inverse: &inverse, columns: head - panel * 16 };
-                product::<V, _>(tile, by_dimension.panel(panel), rows, wide, &finish);
+                let finish = Finish::Scale { by: &inverse, columns: head - panel * 16 };
+                product::<V>(tile, by_dimension.panel(panel), rows, wide, finish);
                 panel += 2;
             }
         }
@@ -231,7 +248,7 @@ pub(super) struct Tile {
 
 /// Panels of 16 columns of a product's right matrix: row `k` of panel `p` is at `from + p * panel + k * step`.
 #[derive(Clone, Copy)]
-struct Columns {
+pub(super) struct Columns {
     from: *const f32,
     step: usize,
     panel: usize,
@@ -247,61 +264,29 @@ impl Columns {
 }
 
 /// What happens to 16 columns of a row before they are stored.
-trait Finish<V: Lanes> {
-    unsafe fn store(&self, value: V, row: usize, panel: usize, to: *mut f32);
-}
-
-struct Plain;
-
-impl<V: Lanes> Finish<V> for Plain {
-    #[inline(always)]
-    unsafe fn store(&self, value: V, _: usize, _: usize, to: *mut f32) {
-        // SAFETY: the caller vouches for it.
-        unsafe { value.store(to) }
-    }
-}
-
-struct Linear {
-    bias: *const f32,
-}
-
-impl<V: Lanes> Finish<V> for Linear {
-    #[inline(always)]
-    unsafe fn store(&self, value: V, _: usize, panel: usize, to: *mut f32) {
-        // SAFETY: the caller vouches for it.
-        unsafe { value.add(V::load(self.bias.add(panel * 16))).store(to) }
-    }
-}
-
-struct Context<'a> {
-    inverse: &'a [f32; QUERIES],
-    /// Columns that are left from this panel on: the next head begins behind them.
-    columns: usize,
-}
-
-impl<V: Lanes> Finish<V> for Context<'_> {
-    #[inline(always)]
-    unsafe fn store(&self, value: V, row: usize, panel: usize, to: *mut f32) {
-        let columns = self.columns - panel * 16;
-        // SAFETY: the caller vouches for it.
-        unsafe {
-            let value = value.mul(V::splat(self.inverse[row % QUERIES]));
-            if columns >= 16 { value.store(to) } else { value.store_first(to, columns) }
-        }
-    }
+#[derive(Clone, Copy)]
+pub(super) enum Finish<'a> {
+    Nothing,
+    /// Adds `bias[column]`.
+    Bias(*const f32),
+    /// Multiplies with `by[row]` and stores only the first `columns`: behind them begins another head.
+    Scale {
+        by: &'a [f32; QUERIES],
+        columns: usize,
+    },
 }
 
 /// A tile of a matrix product, one or two panels wide: in each lane a chain of fused multiply-adds over the depth, from 0.
 #[inline(always)]
-unsafe fn product<V: Lanes, F: Finish<V>>(tile: Tile, columns: Columns, rows: usize, wide: bool, finish: &F) {
+unsafe fn product<V: Lanes>(tile: Tile, columns: Columns, rows: usize, wide: bool, finish: Finish<'_>) {
     macro_rules! by_rows {
         ($($rows:literal)*) => {
             match (rows, wide) {
                 $(
                     // SAFETY: as this function's.
-                    ($rows, true) => unsafe { product_of::<V, F, $rows, 2>(tile, columns, finish) },
+                    ($rows, true) => unsafe { V::product::<$rows, 2>(tile, columns, finish) },
                     // SAFETY: as this function's.
-                    ($rows, false) => unsafe { product_of::<V, F, $rows, 1>(tile, columns, finish) },
+                    ($rows, false) => unsafe { V::product::<$rows, 1>(tile, columns, finish) },
                 )*
                 _ => {}
             }
@@ -310,32 +295,127 @@ unsafe fn product<V: Lanes, F: Finish<V>>(tile: Tile, columns: Columns, rows: us
     by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
 }
 
+/// The body of [`Lanes::product`].
 #[inline(always)]
-unsafe fn product_of<V: Lanes, F: Finish<V>, const ROWS: usize, const PANELS: usize>(
+pub(super) unsafe fn product_of<V: Lanes, const ROWS: usize, const PANELS: usize>(
     tile: Tile,
     columns: Columns,
-    finish: &F,
+    finish: Finish<'_>,
 ) {
     // SAFETY: tile and columns are inside their matrices.
     unsafe {
         let mut sums = [[V::splat(0.0); PANELS]; ROWS];
-        let mut column = columns.from;
-        for k in 0..columns.depth {
-            let mut right = [V::splat(0.0); PANELS];
-            for panel in 0..PANELS {
-                right[panel] = V::load(column.add(panel * columns.panel));
+        let mut right = columns.from;
+        let mut left = Left::new::<ROWS>(tile.from, tile.from_stride);
+        let mut depth = columns.depth;
+        while depth >= 4 {
+            for ahead in 0..4 {
+                step(&mut sums, left, ahead, right, columns.panel);
+                right = right.add(columns.step);
             }
-            for row in 0..ROWS {
-                let left = V::splat(*tile.from.add(row * tile.from_stride + k));
-                for panel in 0..PANELS {
-                    sums[row][panel] = left.fma(right[panel], sums[row][panel]);
+            left = left.ahead(4);
+            depth -= 4;
+        }
+        while depth > 0 {
+            step(&mut sums, left, 0, right, columns.panel);
+            right = right.add(columns.step);
+            left = left.ahead(1);
+            depth -= 1;
+        }
+        // Each case with loops of its own: what the compiler cannot unroll stays in memory, and the sums with it.
+        let to = |row: usize, panel: usize| tile.to.add(row * tile.to_stride + panel * 16);
+        match finish {
+            Finish::Nothing => {
+                for row in 0..ROWS {
+                    for panel in 0..PANELS {
+                        sums[row][panel].store(to(row, panel));
+                    }
                 }
             }
-            column = column.add(columns.step);
+            Finish::Bias(bias) => {
+                for panel in 0..PANELS {
+                    let bias = V::load(bias.add(panel * 16));
+                    for row in 0..ROWS {
+                        sums[row][panel].add(bias).store(to(row, panel));
+                    }
+                }
+            }
+            Finish::Scale { by, columns } if columns >= PANELS * 16 => {
+                for row in 0..ROWS {
+                    let by = V::splat(by[row]);
+                    for panel in 0..PANELS {
+                        sums[row][panel].mul(by).store(to(row, panel));
+                    }
+                }
+            }
+            Finish::Scale { by, columns } => {
+                for row in 0..ROWS {
+                    let by = V::splat(by[row]);
+                    for panel in 0..PANELS {
+                        let count = (columns - panel * 16).min(16);
+                        sums[row][panel].mul(by).store_first(to(row, panel), count);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Up to twelve rows of the left matrix: pointers to rows 0, 4 and 8, so that all rows are reached from few registers.
+#[derive(Clone, Copy)]
+struct Left {
+    fours: [*const f32; 3],
+    stride: usize,
+}
+
+impl Left {
+    #[inline(always)]
+    unsafe fn new<const ROWS: usize>(from: *const f32, stride: usize) -> Self {
+        let mut fours = [from; 3];
+        for (four, pointer) in fours.iter_mut().enumerate().skip(1) {
+            if four * 4 < ROWS {
+                // SAFETY: there is such a row. The empty instruction hides that the pointers depend on each other:
+                // otherwise the compiler keeps a pointer for each row, more than there are registers.
+                unsafe {
+                    *pointer = from.add(four * 4 * stride);
+                    core::arch::asm!("/* {0} */", inout(reg) * pointer, options(pure, nomem, nostack, preserves_flags));
+                }
+            }
+        }
+        Self { fours, stride }
+    }
+
+    #[inline(always)]
+    unsafe fn ahead(self, columns: usize) -> Self {
+        Self { fours: self.fours.map(|pointer| pointer.wrapping_add(columns)), ..self }
+    }
+
+    #[inline(always)]
+    unsafe fn at(self, row: usize, column: usize) -> f32 {
+        // SAFETY: the caller vouches for it.
+        unsafe { *self.fours[row / 4].add(row % 4 * self.stride + column) }
+    }
+}
+
+/// One column of the left matrix by one row of the right one.
+#[inline(always)]
+unsafe fn step<V: Lanes, const ROWS: usize, const PANELS: usize>(
+    sums: &mut [[V; PANELS]; ROWS],
+    left: Left,
+    ahead: usize,
+    right: *const f32,
+    right_panel: usize,
+) {
+    // SAFETY: the caller vouches for both.
+    unsafe {
+        let mut columns = [V::splat(0.0); PANELS];
+        for panel in 0..PANELS {
+            columns[panel] = V::load(right.add(panel * right_panel));
         }
         for row in 0..ROWS {
+            let value = V::splat(left.at(row, ahead));
             for panel in 0..PANELS {
-                finish.store(sums[row][panel], row, panel, tile.to.add(row * tile.to_stride + panel * 16));
+                sums[row][panel] = value.fma(columns[panel], sums[row][panel]);
             }
         }
     }
@@ -343,21 +423,22 @@ unsafe fn product_of<V: Lanes, F: Finish<V>, const ROWS: usize, const PANELS: us
 
 /// Keys by panels of 16: `[panels][head][16]`, filled up with zeros.
 #[inline(always)]
-unsafe fn transpose(attention: &Attention<'_>, to: *mut f32) {
+unsafe fn transpose<V: Lanes>(attention: &Attention<'_>, to: *mut f32) {
     let Attention { key, tokens, head, stride, .. } = *attention;
     // SAFETY: as `attention`'s.
     unsafe {
         for first in (0..tokens).step_by(16) {
-            let panel = to.add(first * head);
+            let (from, panel) = (key.as_ptr().add(first * stride), to.add(first * head));
             let lanes = (tokens - first).min(16);
-            for lane in 0..lanes {
-                let row = key.as_ptr().add((first + lane) * stride);
-                for dimension in 0..head {
-                    *panel.add(dimension * 16 + lane) = *row.add(dimension);
-                }
+            let whole = if lanes == 16 { head / 16 * 16 } else { 0 };
+            for dimension in (0..whole).step_by(16) {
+                V::transpose(from.add(dimension), stride, panel.add(dimension * 16));
             }
-            for lane in lanes..16 {
-                for dimension in 0..head {
+            for dimension in whole..head {
+                for lane in 0..lanes {
+                    *panel.add(dimension * 16 + lane) = *from.add(lane * stride + dimension);
+                }
+                for lane in lanes..16 {
                     *panel.add(dimension * 16 + lane) = 0.0;
                 }
             }
@@ -367,14 +448,19 @@ unsafe fn transpose(attention: &Attention<'_>, to: *mut f32) {
 
 /// Values row by row, filled up with zeros to a multiple of 16.
 #[inline(always)]
-unsafe fn copy_values(attention: &Attention<'_>, to: *mut f32) {
+unsafe fn copy_values<V: Lanes>(attention: &Attention<'_>, to: *mut f32) {
     let Attention { value, tokens, head, stride, .. } = *attention;
-    let padded = head.next_multiple_of(16);
+    let (whole, padded) = (head / 16 * 16, head.next_multiple_of(16));
     // SAFETY: as `attention`'s.
     unsafe {
         for token in 0..tokens {
-            core::ptr::copy_nonoverlapping(value.as_ptr().add(token * stride), to.add(token * padded), head);
-            core::ptr::write_bytes(to.add(token * padded + head), 0, padded - head);
+            let (from, to) = (value.as_ptr().add(token * stride), to.add(token * padded));
+            for dimension in (0..whole).step_by(16) {
+                V::load(from.add(dimension)).store(to.add(dimension));
+            }
+            for dimension in whole..padded {
+                *to.add(dimension) = if dimension < head { *from.add(dimension) } else { 0.0 };
+            }
         }
     }
 }
@@ -396,38 +482,51 @@ unsafe fn add<V: Lanes>(to: *mut f32, from: *const f32, count: usize) {
     }
 }
 
-/// Replaces `count` scores, padded to a multiple of 16, by their exponentials after the largest was taken off; 0 in the
-/// padding. Their sum.
+/// Replaces the first `count` scores of each row by their exponentials after the largest was taken off, and the padding by 0.
+/// What each row has to be multiplied with for a sum of 1.
 #[inline(always)]
-unsafe fn softmax<V: Lanes>(scores: *mut f32, count: usize) -> f32 {
+unsafe fn softmax<V: Lanes>(scores: *mut f32, stride: usize, rows: usize, count: usize) -> [f32; QUERIES] {
     let last = (count - 1) / 16 * 16;
-    // SAFETY: the scores are padded.
+    // SAFETY: the scores of each row are padded to `stride`, a multiple of 16.
     unsafe {
         let own = V::first(count - last);
         let lowest = V::splat(f32::MIN);
-        let tail = V::select(own, V::load(scores.add(last)), lowest);
-        let mut largest = [tail, lowest];
-        let mut at = 0;
-        while at + 32 <= last {
-            largest[0] = V::load(scores.add(at)).max(largest[0]);
-            largest[1] = V::load(scores.add(at + 16)).max(largest[1]);
-            at += 32;
+        // One thing after the other for all rows, so that no row waits for its own reduction.
+        let mut largest = [lowest; QUERIES];
+        for row in 0..rows.min(QUERIES) {
+            let scores = scores.add(row * stride);
+            let mut lanes = [V::select(own, V::load(scores.add(last)), lowest), lowest];
+            let mut at = 0;
+            while at + 32 <= last {
+                lanes[0] = V::load(scores.add(at)).max(lanes[0]);
+                lanes[1] = V::load(scores.add(at + 16)).max(lanes[1]);
+                at += 32;
+            }
+            if at < last {
+                lanes[0] = V::load(scores.add(at)).max(lanes[0]);
+            }
+            largest[row] = V::splat(lanes[0].max(lanes[1]).largest());
         }
-        if at < last {
-            largest[0] = V::load(scores.add(at)).max(largest[0]);
+        let mut sums = [V::splat(0.0); QUERIES];
+        for row in 0..rows.min(QUERIES) {
+            let scores = scores.add(row * stride);
+            let mut sum = V::splat(0.0);
+            let mut at = 0;
+            while at < last {
+                let p = exp_of(V::load(scores.add(at)).sub(largest[row]));
+                p.store(scores.add(at));
+                sum = sum.add(p);
+                at += 16;
+            }
+            let p = V::select(own, exp_of(V::load(scores.add(last)).sub(largest[row])), V::splat(0.0));
+            p.store(scores.add(last));
+            sums[row] = sum.add(p);
         }
-        let largest = V::splat(largest[0].max(largest[1]).largest());
-        let mut sum = V::splat(0.0);
-        let mut at = 0;
-        while at < last {
-            let p = exp_of(V::load(scores.add(at)).sub(largest));
-            p.store(scores.add(at));
-            sum = sum.add(p);
-            at += 16;
+        let mut inverses = [0.0; QUERIES];
+        for row in 0..rows.min(QUERIES) {
+            inverses[row] = 1.0 / sums[row].sum();
         }
-        let p = V::select(own, exp_of(tail.sub(largest)), V::splat(0.0));
-        p.store(scores.add(last));
-        sum.add(p).sum()
+        inverses
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
 
+use super::floats::{Columns, Finish, Tile};
+
 /// Sixteen lanes of `f32` in the registers of one instruction set.
 ///
 /// Every operation is one IEEE 754 operation in each lane, so that all implementations give the same bits.
@@ -44,6 +46,10 @@ pub(super) trait Lanes: Copy {
     /// must be from -127 to 127.
     unsafe fn store_integers(self, to: *mut u8);
 
+    /// `floats::product_of`, compiled for the instruction set and by itself: inlined into what calls it, its addresses crowd
+    /// each other out of the registers.
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>);
+
     /// All bits set in the first `count` lanes (at most 16), none in the others.
     #[inline(always)]
     unsafe fn first(count: usize) -> Self {
@@ -58,6 +64,19 @@ pub(super) trait Lanes: Copy {
         };
         // SAFETY: 16 lanes from `16 - count` on end inside the table.
         unsafe { Self::load(MASKS.as_ptr().add(16 - count).cast()) }
+    }
+
+    /// Sixteen rows of 16 values become 16 rows, one for each column, at `to`.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32) {
+        // SAFETY: the caller vouches for both blocks.
+        unsafe {
+            for row in 0..16 {
+                for column in 0..16 {
+                    *to.add(column * 16 + row) = *from.add(row * stride + column);
+                }
+            }
+        }
     }
 
     /// Writes the first `count` lanes (at most 16).

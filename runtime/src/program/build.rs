@@ -195,6 +195,12 @@ impl ProgramBuilder {
         Program::assemble(self.shape, self.widths, self.steps, Weights::copied(&self.weights))
     }
 
+    /// The weights alone, for tests of what multiplies them.
+    #[cfg(test)]
+    pub(crate) fn into_weights(self) -> Weights {
+        Weights::copied(&self.weights)
+    }
+
     fn rows(&mut self, width: u32) -> Rows {
         self.widths.push(width);
         Rows(self.widths.len() as u32 - 1)

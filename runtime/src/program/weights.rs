@@ -5,7 +5,7 @@ use super::{ALIGNMENT, Vector};
 
 /// The bytes of all weights, at a multiple of 64 in memory: owned, or inside something shared, such as a mapped file.
 #[derive(Clone)]
-pub struct Weights(Holder);
+pub(crate) struct Weights(Holder);
 
 #[derive(Clone)]
 enum Holder {
@@ -41,7 +41,7 @@ impl Weights {
     }
 
     /// Whether the bytes are used where they were found.
-    pub fn in_place(&self) -> bool {
+    pub(super) fn in_place(&self) -> bool {
         matches!(self.0, Holder::Shared { .. })
     }
 

@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 use crate::kernels::family::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
-use crate::kernels::floats::{self, Tile};
+use crate::kernels::floats::{self, Columns, Finish, Tile};
 use crate::kernels::lanes::Lanes;
 
 /// AVX2 and FMA. Inputs are signed bytes; a product is that of the input's magnitude with the weight under the input's sign,
@@ -278,6 +278,21 @@ impl Lanes for Pair {
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
         unsafe { largest_of_eight(_mm256_max_ps(self.0, self.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe {
+            let mask = Self::first(count);
+            _mm256_maskstore_ps(to, _mm256_castps_si256(mask.0), self.0);
+            _mm256_maskstore_ps(to.wrapping_add(8), _mm256_castps_si256(mask.1), self.1);
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {
+        unsafe { floats::product_of::<Self, ROWS, PANELS>(tile, columns, finish) }
     }
 
     #[inline(always)]

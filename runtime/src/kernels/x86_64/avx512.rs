@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 use crate::kernels::family::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
-use crate::kernels::floats::{self, Tile, tiles};
+use crate::kernels::floats::{self, Columns, Finish, Tile, tiles};
 use crate::kernels::lanes::Lanes;
 
 /// AVX-512 F, BW, DQ, VL and VNNI. Inputs are multiplied as unsigned bytes, `q + 128`.
@@ -197,6 +197,10 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
                     sums[row][panel] = _mm512_dpbusd_epi32(sums[row][panel], left, right[panel]);
                 }
             }
+            // The next panels, while these are multiplied: what lies past the last one is never read.
+            for panel in 0..PANELS {
+                _mm_prefetch::<_MM_HINT_T0>(quad.wrapping_add((PANELS + panel) * weights.stride));
+            }
             quad = quad.add(64);
         }
         for panel in 0..PANELS {
@@ -302,6 +306,54 @@ impl Lanes for __m512 {
                 _mm512_extractf32x8_ps::<1>(self),
             ))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << count) - 1) as __mmask16, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32) {
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (at, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(at * stride));
+            }
+            // Blocks of 4 by 4 inside each quarter of the registers.
+            for four in rows.chunks_exact_mut(4) {
+                let low = _mm512_castps_pd(_mm512_unpacklo_ps(four[0], four[1]));
+                let high = _mm512_castps_pd(_mm512_unpackhi_ps(four[0], four[1]));
+                let other_low = _mm512_castps_pd(_mm512_unpacklo_ps(four[2], four[3]));
+                let other_high = _mm512_castps_pd(_mm512_unpackhi_ps(four[2], four[3]));
+                four[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, other_low));
+                four[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, other_low));
+                four[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, other_high));
+                four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, other_high));
+            }
+            // Quarters across the registers: register `4 q + c` has, in its quarter `p`, column `4 p + c` of rows `4 q..`.
+            for column in 0..4 {
+                let [a, b, c, d] = [rows[column], rows[4 + column], rows[8 + column], rows[12 + column]];
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+                let other_even = _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d);
+                let other_odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d);
+                for (quarter, row) in [
+                    (0, _mm512_shuffle_f32x4::<0b10_00_10_00>(even, other_even)),
+                    (1, _mm512_shuffle_f32x4::<0b10_00_10_00>(odd, other_odd)),
+                    (2, _mm512_shuffle_f32x4::<0b11_01_11_01>(even, other_even)),
+                    (3, _mm512_shuffle_f32x4::<0b11_01_11_01>(odd, other_odd)),
+                ] {
+                    _mm512_storeu_ps(to.add((4 * quarter + column) * 16), row);
+                }
+            }
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {
+        unsafe { floats::product_of::<Self, ROWS, PANELS>(tile, columns, finish) }
     }
 
     #[inline(always)]
