@@ -3,9 +3,13 @@
 use std::fmt;
 
 use kdh_format::{
-    BundleWriter, GoldenCase, LabelSpec, Manifest, Metric, ModelCard, Provenance, TokenizerSpec, WriteError, heapless,
+    BundleWriter, GoldenCase, GoldenError, LabelSpec, Manifest, Metric, ModelCard, Provenance, SectionKind,
+    TokenizerSpec, WriteError, heapless,
 };
 use kdh_runtime::dataset::Document;
+use kdh_runtime::engine::Shape;
+use kdh_runtime::lower::{LowerError, lower};
+use kdh_runtime::{BuildError, Bundle, BundleError, lower_bundle};
 use serde::Deserialize;
 
 use crate::encode::TextEncoder;
@@ -43,6 +47,8 @@ pub struct Release {
 pub struct Packed {
     /// The bundle's bytes.
     pub bundle: Vec<u8>,
+    /// The int8 graph, which the bundle holds or leaves out.
+    pub graph: Vec<u8>,
     /// What int8 changes.
     pub parity: Parity,
 }
@@ -62,7 +68,7 @@ impl Default for Release {
 }
 
 /// Exports `student` in f32 and int8, lets the parity gate judge it on `documents`, and writes the bundle: manifest,
-/// int8 graph, vocabulary and golden vectors. `done` is called after each document.
+/// vocabulary, golden vectors and the int8 graph lowered to a program; and the graph itself with `keep_graph`. `done` is called after each document.
 ///
 /// The manifest holds the card's figures and the gate's own, named `parity_*`.
 ///
@@ -76,6 +82,7 @@ pub fn pack(
     release: &Release,
     documents: &[Document],
     bounds: &Bounds,
+    keep_graph: bool,
     done: impl FnMut(),
 ) -> Result<Packed, PackError> {
     let (f32_graph, int8_graph) = (onnx(student, Precision::F32), onnx(student, Precision::Int8));
@@ -85,10 +92,35 @@ pub fn pack(
     let texts = golden_texts();
     let (tolerance, golden) = record_golden(student, &f32_graph, &int8_graph, &texts)?;
     let manifest = manifest(student, release, &parity)?;
+    let shape = Shape {
+        labels: manifest.labels.len(),
+        max_sentences: manifest.max_sentences as usize,
+        max_tokens: manifest.max_tokens as usize,
+        vocabulary: student.vocabulary.len(),
+    };
+    let program = lower(&int8_graph, shape).map_err(PackError::Lower)?.to_bytes();
     let bundle = BundleWriter::new(&manifest, &int8_graph, &student.vocabulary_file(), tolerance, &golden)
-        .and_then(BundleWriter::finish)
+        .and_then(|writer| writer.program(&program, keep_graph).finish())
         .map_err(PackError::Write)?;
-    Ok(Packed { bundle, parity })
+    Ok(Packed { bundle, graph: int8_graph, parity })
+}
+
+/// Writes a bundle anew with its graph lowered to a program, and the graph itself with `keep_graph`; the rest stays as it is.
+/// `graph` is the one that the bundle leaves out, if it does.
+///
+/// # Errors
+/// When the bundle cannot be read, or its graph cannot be lowered.
+pub fn repack(bundle: &[u8], graph: Option<&[u8]>, keep_graph: bool) -> Result<Vec<u8>, PackError> {
+    let bundle = Bundle::parse(bundle).map_err(PackError::Bundle)?;
+    let program = lower_bundle(&bundle, graph).map_err(PackError::Build)?.to_bytes();
+    let manifest = bundle.manifest().map_err(|error| PackError::Build(BuildError::Manifest(error)))?;
+    let golden = bundle.golden(&manifest).map_err(PackError::Golden)?;
+    let (tolerance, cases): (f32, Vec<GoldenCase<'_>>) = (golden.tolerance(), golden.cases().collect());
+    let section = |kind| bundle.section(kind).unwrap_or_default();
+    let graph = graph.unwrap_or_else(|| section(SectionKind::Onnx));
+    BundleWriter::new(&manifest, graph, section(SectionKind::Vocabulary), tolerance, &cases)
+        .and_then(|writer| writer.rollback_counter(bundle.rollback_counter()).program(&program, keep_graph).finish())
+        .map_err(PackError::Write)
 }
 
 /// Why a bundle could not be packed.
@@ -103,6 +135,14 @@ pub enum PackError {
     Session(SessionError),
     /// More labels or figures than a manifest holds: what, and how many it holds.
     TooMany(&'static str, usize),
+    /// The graph cannot be lowered to a program.
+    Lower(LowerError),
+    /// The bundle to be written anew cannot be read.
+    Bundle(BundleError),
+    /// Nor its golden texts.
+    Golden(GoldenError),
+    /// Nor its other parts, or its graph cannot be lowered.
+    Build(BuildError),
     /// The bundle cannot be written as it is.
     Write(WriteError),
 }
@@ -114,6 +154,10 @@ impl fmt::Display for PackError {
             Self::Parity(error) => error.fmt(f),
             Self::Session(error) => error.fmt(f),
             Self::TooMany(what, limit) => write!(f, "the student's card has too many {what}; a bundle holds {limit}"),
+            Self::Lower(error) => write!(f, "the graph cannot be lowered: {error}"),
+            Self::Bundle(error) => error.fmt(f),
+            Self::Golden(error) => error.fmt(f),
+            Self::Build(error) => error.fmt(f),
             Self::Write(error) => error.fmt(f),
         }
     }

@@ -20,7 +20,7 @@ fn packed(architecture: &str, head: Head, bounds: &Bounds) -> Result<(Student, P
     tiny::write_student(folder.path(), architecture, head, 1);
     let student = Student::read(folder.path()).unwrap();
     let documents = dataset::read(root().join("exporter/tests/tiny/documents.jsonl")).unwrap();
-    pack(&student, &Release::default(), &documents, bounds, || ()).map(|packed| (student, packed))
+    pack(&student, &Release::default(), &documents, bounds, true, || ()).map(|packed| (student, packed))
 }
 
 /// Nothing is wrong with a random student that flips a decision or two.
@@ -65,7 +65,8 @@ fn the_gate_refuses() {
 ///
 /// ```text
 /// cargo run -p kdh-exporter --example tiny-student -- target/tiny
-/// cargo run -p kdh-exporter -- pack target/tiny --data exporter/tests/tiny/documents.jsonl -o runtime/tests/data/tiny.kdh
+/// cargo run -p kdh-exporter -- pack target/tiny --data exporter/tests/tiny/documents.jsonl --embed-onnx \
+///   -o runtime/tests/data/tiny.kdh
 /// ```
 #[test]
 fn tiny_bundle_is_up_to_date() {
@@ -73,7 +74,7 @@ fn tiny_bundle_is_up_to_date() {
     let committed = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let (_, packed) = packed("bert", Head::SentenceEvidence, &Bounds::default()).unwrap();
     let (old, new) = (Bundle::parse(&committed).unwrap(), Bundle::parse(&packed.bundle).unwrap());
-    for kind in [SectionKind::Onnx, SectionKind::Vocabulary] {
+    for kind in [SectionKind::Onnx, SectionKind::Vocabulary, SectionKind::Program] {
         assert!(old.section(kind) == new.section(kind), "{kind:?} differs; make the bundle again as this test says");
     }
     // Logits and figures are computed in f32, whose last bits are the processor's own.

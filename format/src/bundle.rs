@@ -8,6 +8,7 @@ use crate::layout::{
     MAX_TRAILER_LEN, MAX_VOCABULARY_LEN, PREAMBLE_LEN, VERSION, align,
 };
 use crate::manifest::{Manifest, ManifestError};
+use crate::program::{ProgramSection, ProgramSectionError};
 
 /// A model and everything that a box needs to run it, read from the bytes of a `.kdh` file.
 ///
@@ -84,6 +85,15 @@ impl<'a> Bundle<'a> {
     /// [`ManifestError`] when the section does not hold a manifest of version 1 whose values make sense.
     pub fn manifest(&self) -> Result<Manifest<'a>, ManifestError> {
         Manifest::parse(self.section(SectionKind::Manifest).unwrap_or_default())
+    }
+
+    /// Reads the header of the program section; `None` when the bundle has no program.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramSectionError`] when the section is not one of version 1.
+    pub fn program(&self) -> Option<Result<ProgramSection<'a>, ProgramSectionError>> {
+        self.section(SectionKind::Program).map(ProgramSection::parse)
     }
 
     /// Reads and checks the golden texts, whose logits must be those of `manifest`'s labels.
@@ -217,7 +227,8 @@ pub enum SectionKind {
     Vocabulary = 3,
     /// Texts with their logits: [`Golden`]. Mandatory.
     Golden = 4,
-    /// Number reserved for a graph lowered for the box; its content is not defined yet.
+    /// The graph, lowered for the box: [`ProgramSection`](crate::ProgramSection). Mandatory unless there is an
+    /// [`Onnx`](Self::Onnx).
     Program = 5,
     /// Number reserved for calibration data; its content is not defined yet.
     Calibration = 6,
@@ -245,7 +256,7 @@ impl SectionKind {
 
     /// Whether version 1 says what the section holds; if not, no reader of version 1 may claim to understand it.
     fn is_defined(self) -> bool {
-        !matches!(self, Self::Program | Self::Calibration)
+        !matches!(self, Self::Calibration)
     }
 
     fn max_len(self) -> usize {

@@ -26,6 +26,7 @@ mod golden;
 mod head;
 mod layout;
 mod manifest;
+mod program;
 #[cfg(feature = "alloc")]
 pub mod student;
 #[cfg(feature = "alloc")]
@@ -40,5 +41,6 @@ pub use manifest::{
     LabelSpec, MAX_LABELS, MAX_METRICS, MAX_SENTENCES, MAX_TOKENS, Manifest, ManifestError, Metric, ModelCard,
     Provenance, TokenizerSpec,
 };
+pub use program::{ProgramSection, ProgramSectionError};
 #[cfg(feature = "alloc")]
 pub use writer::{BundleWriter, WriteError};

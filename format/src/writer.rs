@@ -7,6 +7,7 @@ use crate::bundle::{Bundle, BundleError, SectionKind};
 use crate::golden::{Golden, GoldenCase, GoldenError};
 use crate::layout::{CRITICAL, DIGEST_LEN, ENDIANNESS, ENTRY_LEN, LABEL, PREAMBLE_LEN, VERSION, align};
 use crate::manifest::{Manifest, ManifestError};
+use crate::program::ProgramSection;
 
 /// Writes a bundle. The same input gives the same bytes.
 ///
@@ -26,7 +27,7 @@ use crate::manifest::{Manifest, ManifestError};
 /// # }
 /// ```
 pub struct BundleWriter {
-    sections: [(SectionKind, Vec<u8>); 4],
+    sections: Vec<(SectionKind, Vec<u8>)>,
     rollback_counter: u64,
 }
 
@@ -47,7 +48,7 @@ impl BundleWriter {
         golden: &[GoldenCase<'_>],
     ) -> Result<Self, WriteError> {
         let golden = Golden::to_vec(tolerance, golden, manifest.labels.len()).map_err(WriteError::Golden)?;
-        let sections = [
+        let sections = alloc::vec![
             (SectionKind::Manifest, manifest.to_vec().map_err(WriteError::Manifest)?),
             (SectionKind::Onnx, graph.to_vec()),
             (SectionKind::Vocabulary, vocabulary.to_vec()),
@@ -60,6 +61,17 @@ impl BundleWriter {
     #[must_use]
     pub fn rollback_counter(mut self, counter: u64) -> Self {
         self.rollback_counter = counter;
+        self
+    }
+
+    /// Adds `program`, which the runtime has lowered the graph to; with `keep_graph` off the bundle leaves the graph out and
+    /// holds its digest only.
+    #[must_use]
+    pub fn program(mut self, program: &[u8], keep_graph: bool) -> Self {
+        let graph = self.sections.iter().find(|(kind, _)| *kind == SectionKind::Onnx);
+        let onnx_sha256 = graph.map_or([0; DIGEST_LEN], |(_, graph)| Sha256::digest(graph).into());
+        self.sections.retain(|(kind, _)| *kind != SectionKind::Program && (keep_graph || *kind != SectionKind::Onnx));
+        self.sections.push((SectionKind::Program, ProgramSection { onnx_sha256, program }.to_vec()));
         self
     }
 
@@ -77,7 +89,10 @@ impl BundleWriter {
             let offset = align(end).ok_or_else(|| too_long.clone())?;
             end = offset.checked_add(bytes.len()).ok_or_else(|| too_long.clone())?;
             table.extend((*kind as u32).to_le_bytes());
-            table.extend(CRITICAL.to_le_bytes());
+            // Beside the graph, a reader may pass over a program that it does not know.
+            let has_graph = self.sections.iter().any(|(kind, _)| *kind == SectionKind::Onnx);
+            let critical = if *kind == SectionKind::Program && has_graph { 0 } else { CRITICAL };
+            table.extend(critical.to_le_bytes());
             table.extend((offset as u64).to_le_bytes());
             table.extend((bytes.len() as u64).to_le_bytes());
             table.extend(0_u64.to_le_bytes());

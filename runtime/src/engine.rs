@@ -1,126 +1,364 @@
-//! Runs the graph of a bundle: token ids and sentence ids in, logits out.
+//! Runs the model of a bundle: token ids and sentence ids in, logits out.
 //!
 //! An [`Engine`] is immutable and shared between threads; what it writes to is the caller's [`EngineScratch`], one for
-//! each thread. Today every graph runs on [tract](https://github.com/sonos/tract).
+//! each thread. A [`Program`] runs on the arena: planned buffers, kernels for this processor, and neither an allocation, a
+//! lock, a system call nor a panic while it runs. An ONNX graph is lowered to a program where that is possible, and
+//! otherwise runs on [tract](https://github.com/sonos/tract), which is the reference.
 
 use core::fmt;
 
+use crate::kernels::Kernels;
+#[cfg(feature = "tract")]
+use crate::lower::{LowerError, lower};
+use crate::program::{ALIGNMENT, Program};
+
+pub use crate::program::Shape;
+
+mod arena;
+#[cfg(feature = "tract")]
 mod tract;
 
-/// What a graph must fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the four numbers that fix every buffer of the graph's contract")]
-pub struct Shape {
-    /// Labels of the model.
-    pub labels: usize,
-    /// Sentences in `sentence_logits`.
-    pub max_sentences: usize,
-    /// Longest input, in tokens, special tokens included.
-    pub max_tokens: usize,
-    /// Tokens of the vocabulary; ids are below it.
-    pub vocabulary: usize,
+/// A model that is ready to run.
+pub struct Engine {
+    runner: Runner,
+    shape: Shape,
+    kernels: Vec<String>,
+    origin: Origin,
+    #[cfg(feature = "tract")]
+    not_lowered: Option<LowerError>,
 }
 
-/// A graph that is ready to run.
-pub struct Engine {
-    graph: tract::Graph,
-    shape: Shape,
+/// Which engine runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EngineChoice {
+    /// The arena if the bundle has a program or its graph can be lowered to one, otherwise tract.
+    #[default]
+    Auto,
+    /// The arena or none.
+    Arena,
+    /// tract or none.
+    Tract,
+}
+
+/// Where an engine's model comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A stored program whose weights are used where they lie.
+    InPlace,
+    /// A stored program whose weights were copied.
+    Copied,
+    /// A program that was lowered from an ONNX graph.
+    Lowered,
+    /// An ONNX graph.
+    Graph,
+}
+
+enum Runner {
+    Arena(arena::Arena),
+    #[cfg(feature = "tract")]
+    Tract(tract::Graph),
 }
 
 impl Engine {
-    /// Reads and optimises an ONNX model, and runs it once on its shortest and once on its longest input, so that a
-    /// graph that cannot take them fails here and not at the first long text.
+    /// Runs a program, with `kernels` or the fastest that this processor has, and tries it once on its shortest input.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] when the processor does not have the kernels.
+    pub fn from_program(program: Program, kernels: Option<Kernels>) -> Result<Self, EngineError> {
+        let origin = if program.weights().in_place() { Origin::InPlace } else { Origin::Copied };
+        Self::on_arena(program, kernels, origin)
+    }
+
+    /// Reads an ONNX model: lowers it to a program if that is possible and `choice` allows it, otherwise optimises it for
+    /// tract. [`not_lowered`](Self::not_lowered) says why it is tract.
+    ///
+    /// On tract the model is run once on its shortest and once on its longest input, so that a graph that cannot take them
+    /// fails here and not at the first long text.
     ///
     /// # Errors
     ///
     /// [`EngineError`] when the model cannot be read or run, or gives other logits than `shape` says.
-    pub fn from_onnx(model: &[u8], shape: Shape) -> Result<Self, EngineError> {
-        let engine = Self { graph: tract::Graph::new(model)?, shape };
-        let mut scratch = engine.scratch();
-        for tokens in [SHORTEST, shape.max_tokens.max(SHORTEST)] {
-            engine.try_run(&mut scratch, tokens)?;
-        }
-        Ok(engine)
+    #[cfg(feature = "tract")]
+    pub fn from_onnx(
+        model: &[u8],
+        shape: Shape,
+        choice: EngineChoice,
+        kernels: Option<Kernels>,
+    ) -> Result<Self, EngineError> {
+        let not_lowered = match choice {
+            EngineChoice::Tract => None,
+            EngineChoice::Auto | EngineChoice::Arena => match lower(model, shape) {
+                Ok(program) => return Self::on_arena(program, kernels, Origin::Lowered),
+                Err(error) if choice == EngineChoice::Arena => return Err(EngineError::Lower(error)),
+                Err(error) => Some(error),
+            },
+        };
+        let graph = tract::Graph::new(model)?;
+        let kernels = graph.kernels().to_vec();
+        let engine = Self { runner: Runner::Tract(graph), shape, kernels, origin: Origin::Graph, not_lowered };
+        engine.tried(&[SHORTEST, shape.max_tokens])
+    }
+
+    fn on_arena(program: Program, kernels: Option<Kernels>, origin: Origin) -> Result<Self, EngineError> {
+        let kernels = kernels.unwrap_or_else(Kernels::detect);
+        let shape = program.shape();
+        let arena = arena::Arena::new(program, kernels).ok_or(EngineError::Kernels(kernels))?;
+        let engine = Self {
+            runner: Runner::Arena(arena),
+            shape,
+            kernels: vec![kernels.name().into()],
+            origin,
+            #[cfg(feature = "tract")]
+            not_lowered: None,
+        };
+        // The program has been checked as a whole: one short run, so that opening a bundle stays short.
+        engine.tried(&[SHORTEST])
+    }
+
+    /// Bytes of a scratch that [`Engine::scratch_in`] takes: all memory that a run writes to, but on tract what tract
+    /// allocates.
+    pub fn memory_required(&self) -> usize {
+        // Wherever the memory lies, a multiple of 64 is in the first 64 bytes.
+        self.arena_len() + ALIGNMENT
     }
 
     /// Memory for one thread's runs.
-    pub fn scratch(&self) -> EngineScratch {
-        let Shape { labels, max_sentences, .. } = self.shape;
-        EngineScratch { sentences: vec![0.0; max_sentences * labels], document: vec![0.0; labels] }
+    pub fn scratch(&self) -> EngineScratch<'static> {
+        EngineScratch { memory: Memory::Owned(vec![0; self.memory_required()]), layout: self.layout() }
     }
 
-    /// Runs the graph on one text: `ids` and `sentence_ids` have one entry a token, the special tokens included; a
+    /// One thread's runs in the caller's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`ScratchTooSmall`] when `memory` is shorter than [`Engine::memory_required`].
+    pub fn scratch_in<'m>(&self, memory: &'m mut [u8]) -> Result<EngineScratch<'m>, ScratchTooSmall> {
+        let required = self.memory_required();
+        if memory.len() < required {
+            return Err(ScratchTooSmall { required, given: memory.len() });
+        }
+        Ok(EngineScratch { memory: Memory::Borrowed(memory), layout: self.layout() })
+    }
+
+    /// Runs the model on one text: `ids` and `sentence_ids` have one entry a token, the special tokens included; a
     /// sentence id is -1 for a token of no sentence.
     ///
     /// # Errors
     ///
-    /// [`RunError`] when the input or the scratch does not fit the graph. It says nothing of the input.
+    /// [`RunError`] when the input or the scratch does not fit the model. It says nothing of the input.
     pub fn run<'s>(
         &self,
-        scratch: &'s mut EngineScratch,
+        scratch: &'s mut EngineScratch<'_>,
         ids: &[u32],
         sentence_ids: &[i32],
     ) -> Result<Logits<'s>, RunError> {
-        let fits = scratch.document.len() == self.shape.labels
-            && scratch.sentences.len() == self.shape.labels * self.shape.max_sentences
-            && ids.len() == sentence_ids.len()
-            && (1..=self.shape.max_tokens).contains(&ids.len());
-        if !fits {
-            return Err(RunError);
-        }
-        // The cause is dropped: tract's errors may show the values of tensors, which come from the text.
-        self.graph.run(ids, sentence_ids, &mut scratch.sentences, &mut scratch.document).map_err(|_| RunError)?;
+        self.run_in(scratch, ids, sentence_ids)?;
         Ok(scratch.logits())
     }
 
-    /// Name and version of what runs the graph.
+    /// Name and version of what runs the model.
     pub fn name(&self) -> &'static str {
-        tract::NAME
+        match &self.runner {
+            Runner::Arena(_) => "arena",
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => tract::NAME,
+        }
     }
 
     /// Names of the matrix kernels that were chosen for this processor.
     pub fn kernels(&self) -> &[String] {
-        self.graph.kernels()
+        &self.kernels
+    }
+
+    /// The program, if the engine runs one.
+    pub fn program(&self) -> Option<&Program> {
+        match &self.runner {
+            Runner::Arena(arena) => Some(arena.program()),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => None,
+        }
+    }
+
+    /// Where the model comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Why the model runs on tract although the arena would have been taken.
+    #[cfg(feature = "tract")]
+    pub fn not_lowered(&self) -> Option<&LowerError> {
+        self.not_lowered.as_ref()
+    }
+
+    fn layout(&self) -> Layout {
+        let Shape { labels, max_sentences, .. } = self.shape;
+        let [sentences, document] = match &self.runner {
+            Runner::Arena(arena) => arena.program().plan().logits().map(|buffer| buffer.start),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => [0, 4 * max_sentences * labels],
+        };
+        Layout { sentences: (sentences, max_sentences * labels), document: (document, labels), len: self.arena_len() }
+    }
+
+    /// Bytes at a multiple of 64.
+    fn arena_len(&self) -> usize {
+        match &self.runner {
+            Runner::Arena(arena) => arena.program().memory_required(),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => 4 * (self.shape.max_sentences + 1) * self.shape.labels,
+        }
+    }
+
+    fn run_in(&self, scratch: &mut EngineScratch<'_>, ids: &[u32], sentence_ids: &[i32]) -> Result<(), RunError> {
+        let fits = scratch.layout == self.layout()
+            && ids.len() == sentence_ids.len()
+            && (1..=self.shape.max_tokens).contains(&ids.len());
+        let memory = scratch.arena_mut().filter(|_| fits).ok_or(RunError)?;
+        match &self.runner {
+            Runner::Arena(arena) => arena.run(memory, ids, sentence_ids),
+            #[cfg(feature = "tract")]
+            // The cause is dropped: tract's errors may show the values of tensors, which come from the text.
+            Runner::Tract(graph) => self.run_graph(graph, memory, ids, sentence_ids).map_err(|_| RunError),
+        }
+    }
+
+    #[cfg(feature = "tract")]
+    fn run_graph(
+        &self,
+        graph: &tract::Graph,
+        memory: &mut [u8],
+        ids: &[u32],
+        sentence_ids: &[i32],
+    ) -> Result<(), GraphError> {
+        let Shape { labels, max_sentences, .. } = self.shape;
+        let small = || GraphError("the scratch is too small".into());
+        let logits: &mut [f32] = bytemuck::try_cast_slice_mut(memory).map_err(|_| small())?;
+        let (sentences, rest) = logits.split_at_mut_checked(max_sentences * labels).ok_or_else(small)?;
+        graph.run(ids, sentence_ids, sentences, rest.get_mut(..labels).ok_or_else(small)?)
+    }
+
+    /// Runs inputs of these lengths, or the longest if that is shorter.
+    fn tried(self, lengths: &[usize]) -> Result<Self, EngineError> {
+        let mut scratch = self.scratch();
+        for &tokens in lengths {
+            self.try_run(&mut scratch, tokens.min(self.shape.max_tokens))?;
+        }
+        Ok(self)
     }
 
     /// Runs an input without text: the highest token id, and every sentence id as far as the tokens reach.
-    fn try_run(&self, scratch: &mut EngineScratch, tokens: usize) -> Result<(), EngineError> {
+    fn try_run(&self, scratch: &mut EngineScratch<'_>, tokens: usize) -> Result<(), EngineError> {
         let ids = vec![u32::try_from(self.shape.vocabulary.saturating_sub(1)).unwrap_or(u32::MAX); tokens];
         let last = i32::try_from(self.shape.max_sentences).unwrap_or(i32::MAX) - 1;
         let mut sentence_ids: Vec<i32> = (-1..).map(|id: i32| id.min(last)).take(tokens).collect();
-        sentence_ids[tokens - 1] = -1;
-        self.graph
-            .run(&ids, &sentence_ids, &mut scratch.sentences, &mut scratch.document)
-            .map_err(|error| EngineError::Input { tokens, error })
+        if let Some(last) = sentence_ids.last_mut() {
+            *last = -1;
+        }
+        let failed = |error| EngineError::Input { tokens, error };
+        #[cfg(feature = "tract")]
+        if let Runner::Tract(graph) = &self.runner {
+            let memory = scratch.arena_mut().unwrap_or_default();
+            return self.run_graph(graph, memory, &ids, &sentence_ids).map_err(failed);
+        }
+        self.run_in(scratch, &ids, &sentence_ids).map_err(|error| failed(GraphError(error.to_string())))
     }
 }
 
 /// Shows the shape, not the weights.
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("name", &self.name()).field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("name", &self.name())
+            .field("kernels", &self.kernels)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
     }
 }
 
-/// Memory of one thread's runs.
-pub struct EngineScratch {
-    sentences: Vec<f32>,
-    document: Vec<f32>,
+/// Memory of one thread's runs: of its own, or the caller's.
+pub struct EngineScratch<'m> {
+    memory: Memory<'m>,
+    layout: Layout,
 }
 
-impl EngineScratch {
+/// Where the logits lie, in an arena of `len` bytes: first byte and number of each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    sentences: (usize, usize),
+    document: (usize, usize),
+    len: usize,
+}
+
+enum Memory<'m> {
+    Owned(Vec<u8>),
+    Borrowed(&'m mut [u8]),
+}
+
+impl EngineScratch<'_> {
+    /// Overwrites all that the last text has left.
+    pub fn zeroize(&mut self) {
+        self.bytes_mut().fill(0);
+        // Nothing reads the zeros, which would let the compiler leave them out.
+        core::hint::black_box(self.bytes_mut());
+    }
+
     /// The logits of the last run.
     pub(crate) fn logits(&self) -> Logits<'_> {
-        Logits { sentences: &self.sentences, document: &self.document }
+        let bytes = match &self.memory {
+            Memory::Owned(bytes) => bytes,
+            Memory::Borrowed(bytes) => &**bytes,
+        };
+        let arena = bytes.get(bytes.as_ptr().align_offset(ALIGNMENT)..).unwrap_or_default();
+        let floats = |(start, count): (usize, usize)| {
+            let bytes = arena.get(start..start + 4 * count).unwrap_or_default();
+            bytemuck::try_cast_slice(bytes).unwrap_or_default()
+        };
+        Logits { sentences: floats(self.layout.sentences), document: floats(self.layout.document) }
+    }
+
+    /// At a multiple of 64.
+    fn arena_mut(&mut self) -> Option<&mut [u8]> {
+        let len = self.layout.len;
+        let bytes = self.bytes_mut();
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        bytes.get_mut(start..start.checked_add(len)?)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Owned(bytes) => bytes,
+            Memory::Borrowed(bytes) => bytes,
+        }
     }
 }
 
 /// Shows no numbers, because they come from the text.
-impl fmt::Debug for EngineScratch {
+impl fmt::Debug for EngineScratch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineScratch").finish_non_exhaustive()
     }
 }
+
+/// The caller's memory is too small for a scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScratchTooSmall {
+    /// Bytes that [`Engine::memory_required`] asks for.
+    pub required: usize,
+    /// Bytes that were given.
+    pub given: usize,
+}
+
+impl fmt::Display for ScratchTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a scratch of this engine needs {} bytes, {} were given", self.required, self.given)
+    }
+}
+
+impl core::error::Error for ScratchTooSmall {}
 
 /// What one run gives.
 #[derive(Clone, Copy)]
@@ -152,6 +390,11 @@ pub enum EngineError {
         /// The cause.
         error: GraphError,
     },
+    /// The processor does not have these kernels.
+    Kernels(Kernels),
+    /// The arena is asked for, and the model cannot be lowered.
+    #[cfg(feature = "tract")]
+    Lower(LowerError),
 }
 
 impl fmt::Display for EngineError {
@@ -162,6 +405,11 @@ impl fmt::Display for EngineError {
             }
             Self::Input { tokens, error: GraphError(cause) } => {
                 write!(f, "the bundle's graph fails on {tokens} tokens ({cause}); export the model again")
+            }
+            #[cfg(feature = "tract")]
+            Self::Lower(error) => write!(f, "the bundle's graph does not run on the arena: {error}"),
+            Self::Kernels(kernels) => {
+                write!(f, "this processor does not have the kernels `{kernels}`; let the engine choose")
             }
         }
     }
@@ -174,7 +422,7 @@ impl core::error::Error for EngineError {}
 pub struct GraphError(String);
 
 /// The engine failed on an input. It says no more, so that nothing of the text can get out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunError;
 

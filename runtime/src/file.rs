@@ -8,8 +8,9 @@ use kdh_format::{Bundle, BundleError, MAX_BUNDLE_LEN, MAX_TRAILER_LEN};
 /// The bytes of a bundle's file, not yet verified.
 ///
 /// With the feature `mmap` the file is mapped, otherwise read. While this value lives **the file must not be changed or
-/// shortened**: install a new bundle by renaming it over the old one. A [`Labeler`](crate::Labeler) keeps nothing of
-/// the file, so this value can go once the labeler is built.
+/// shortened**: install a new bundle by renaming it over the old one. A [`Labeler`](crate::Labeler) of
+/// [`from_file`](crate::Labeler::from_file) keeps this value; one of [`from_bundle`](crate::Labeler::from_bundle) keeps
+/// nothing of the file.
 pub struct BundleFile {
     #[cfg(feature = "mmap")]
     bytes: memmap2::Mmap,
@@ -65,6 +66,12 @@ impl BundleFile {
     /// The file's bytes, unverified.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for BundleFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 

@@ -1,16 +1,20 @@
 use core::fmt;
 use core::ops::Range;
+use std::sync::Arc;
 
-use kdh_format::{Bundle, Manifest, ManifestError, SectionKind};
+use kdh_format::{Bundle, BundleError, Manifest, ManifestError, ProgramSectionError, SectionKind};
+use sha2::{Digest, Sha256};
 
-use crate::engine::{Engine, EngineError, EngineScratch, RunError, Shape};
+use crate::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, Shape};
+use crate::file::BundleFile;
+use crate::kernels::Kernels;
+use crate::program::{Program, ProgramError};
 use crate::report::{LabelReport, Report, evidence, sigmoid};
 use crate::text::{Encoding, Sentences, Tokenizer, TokenizerOptions, VocabularyError};
 
 /// Gives texts their labels.
 ///
-/// A labeler is immutable, so threads share one; each thread brings a [`Scratch`] of its own. It owns what it needs of
-/// the bundle.
+/// A labeler is immutable, so threads share one; each thread brings a [`Scratch`] of its own.
 pub struct Labeler {
     engine: Engine,
     tokenizer: Tokenizer,
@@ -21,28 +25,79 @@ pub struct Labeler {
 }
 
 impl Labeler {
-    /// Takes the graph, the vocabulary and the manifest out of a bundle.
+    /// Takes the model, the vocabulary and the manifest out of a bundle, and copies what it needs of them.
     ///
-    /// This is where the time goes: the graph is optimised, and run on its shortest and its longest input.
+    /// A stored program is taken as it is. Without one this is where the time goes: the graph is parsed and lowered.
     ///
     /// # Errors
     ///
     /// [`BuildError`] when the parts cannot be read or do not fit each other.
     pub fn from_bundle(bundle: &Bundle<'_>, options: &LabelerOptions) -> Result<Self, BuildError> {
+        Self::build(bundle, None, options, Program::parse)
+    }
+
+    /// As [`from_bundle`](Self::from_bundle), with the ONNX graph that the bundle leaves out.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`]; [`BuildError::ForeignGraph`] when the graph is not the one that the bundle's program was lowered from.
+    #[cfg(feature = "tract")]
+    pub fn with_graph(bundle: &Bundle<'_>, graph: &[u8], options: &LabelerOptions) -> Result<Self, BuildError> {
+        Self::build(bundle, Some(graph), options, Program::parse)
+    }
+
+    /// Verifies a bundle's file and takes the model out of it. A stored program's weights are used where they lie in the
+    /// file, which stays mapped as long as the labeler lives.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] when the bundle is damaged, or its parts cannot be read or do not fit each other.
+    pub fn from_file(file: BundleFile, options: &LabelerOptions) -> Result<Self, BuildError> {
+        Self::from_shared(Arc::new(file), options)
+    }
+
+    /// As [`from_file`](Self::from_file), from the bytes of a bundle in memory: `Arc::new(include_bytes!(...).as_slice())`.
+    /// Weights that do not lie at a multiple of 64 are copied.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] when the bundle is damaged, or its parts cannot be read or do not fit each other.
+    pub fn from_shared(
+        owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+        options: &LabelerOptions,
+    ) -> Result<Self, BuildError> {
+        let bytes = (*owner).as_ref();
+        let bundle = Bundle::parse(bytes).map_err(BuildError::Bundle)?;
+        Self::build(&bundle, None, options, |program| {
+            // The program is a part of the bytes.
+            let start = program.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+            Program::parse_shared(owner.clone(), start..start.wrapping_add(program.len()))
+        })
+    }
+
+    fn build(
+        bundle: &Bundle<'_>,
+        graph: Option<&[u8]>,
+        options: &LabelerOptions,
+        parse: impl FnOnce(&[u8]) -> Result<Program, ProgramError>,
+    ) -> Result<Self, BuildError> {
         let manifest = bundle.manifest().map_err(BuildError::Manifest)?;
-        let vocabulary = bundle.section(SectionKind::Vocabulary).unwrap_or_default();
-        let graph = bundle.section(SectionKind::Onnx).ok_or(BuildError::NoGraph)?;
-        let tokenizer = tokenizer(vocabulary, &manifest).map_err(BuildError::Vocabulary)?;
-        let (max_tokens, max_sentences) = (manifest.max_tokens as usize, manifest.max_sentences as usize);
-        let shape =
-            Shape { labels: manifest.labels.len(), max_sentences, max_tokens, vocabulary: tokenizer.vocabulary_len() };
-        let engine = Engine::from_onnx(graph, shape).map_err(BuildError::Engine)?;
+        let tokenizer = tokenizer(bundle, &manifest)?;
+        let shape = shape(&manifest, &tokenizer);
+        let (max_tokens, max_sentences) = (shape.max_tokens, shape.max_sentences);
+        let engine = engine(bundle, graph, shape, options, parse)?;
         let labels = manifest.labels.iter().map(|label| Label {
             code: label.code.to_owned(),
             name: label.name.to_owned(),
             threshold: label.threshold,
         });
         Ok(Self { engine, tokenizer, labels: labels.collect(), max_tokens, max_sentences, options: options.clone() })
+    }
+
+    /// Bytes that [`scratch`](Self::scratch) allocates, and on the arena all memory that labelling a text takes beside the
+    /// stack.
+    pub fn memory_required(&self) -> usize {
+        Encoding::memory_required(self.max_tokens, self.max_sentences) + self.engine.memory_required()
     }
 
     /// Memory for one thread's texts.
@@ -194,7 +249,7 @@ pub struct Scratch {
     /// Of the labeler that it was made for: tokens, sentences, labels.
     limits: [usize; 3],
     pub(crate) encoding: Encoding,
-    pub(crate) engine: EngineScratch,
+    pub(crate) engine: EngineScratch<'static>,
 }
 
 /// Shows nothing of the last text.
@@ -209,6 +264,8 @@ impl fmt::Debug for Scratch {
 pub struct LabelerOptions {
     on_overflow: Overflow,
     max_text_bytes: usize,
+    engine: EngineChoice,
+    kernels: Option<Kernels>,
 }
 
 impl LabelerOptions {
@@ -217,7 +274,12 @@ impl LabelerOptions {
 
     /// Truncate texts of too many tokens, refuse texts of more than 1 MiB.
     pub fn new() -> Self {
-        Self { on_overflow: Overflow::Truncate, max_text_bytes: Self::DEFAULT_MAX_TEXT_BYTES }
+        Self {
+            on_overflow: Overflow::Truncate,
+            max_text_bytes: Self::DEFAULT_MAX_TEXT_BYTES,
+            engine: EngineChoice::Auto,
+            kernels: None,
+        }
     }
 
     /// What happens to a text of more tokens than the model takes.
@@ -232,6 +294,20 @@ impl LabelerOptions {
     pub fn max_text_bytes(mut self, bytes: usize) -> Self {
         // Reports hold byte offsets as `u32`.
         self.max_text_bytes = bytes.min(u32::MAX as usize);
+        self
+    }
+
+    /// Which engine runs the model.
+    #[must_use]
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Which kernels the arena uses, instead of the fastest that the processor has. All give the same bits.
+    #[must_use]
+    pub fn kernels(mut self, kernels: Kernels) -> Self {
+        self.kernels = Some(kernels);
         self
     }
 }
@@ -256,10 +332,25 @@ pub enum Overflow {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The bundle.
+    Bundle(BundleError),
     /// The manifest.
     Manifest(ManifestError),
-    /// The bundle holds no ONNX graph.
+    /// The bundle holds no ONNX graph, and its program does not do.
     NoGraph,
+    /// The section of the stored program.
+    ProgramSection(ProgramSectionError),
+    /// The stored program.
+    Program(ProgramError),
+    /// The stored program was lowered from another graph.
+    ForeignGraph,
+    /// The stored program takes or gives something else than manifest and vocabulary say.
+    Shape {
+        /// Of the program.
+        program: Shape,
+        /// Of manifest and vocabulary.
+        bundle: Shape,
+    },
     /// The vocabulary.
     Vocabulary(VocabularyError),
     /// The graph, or its fit to the manifest.
@@ -269,8 +360,21 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Bundle(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
-            Self::NoGraph => f.write_str("the bundle holds no ONNX graph, which this program needs; pack it with one"),
+            Self::NoGraph if cfg!(feature = "tract") => f.write_str(
+                "the bundle holds no ONNX graph, which tract needs; give the graph that was packed beside it, or let the \
+                 engine choose",
+            ),
+            Self::NoGraph => f.write_str(
+                "the bundle holds no stored program, and this build reads no graphs; pack it with a program",
+            ),
+            Self::ProgramSection(error) => error.fmt(f),
+            Self::Program(error) => write!(f, "the bundle's program: {error}"),
+            Self::ForeignGraph => f.write_str("the bundle's program was lowered from another graph; pack the bundle again"),
+            Self::Shape { program, bundle } => {
+                write!(f, "the bundle's program is for {program:?}, manifest and vocabulary say {bundle:?}; pack it again")
+            }
             Self::Vocabulary(error) => write!(f, "the bundle's vocabulary: {error}"),
             Self::Engine(error) => error.fmt(f),
         }
@@ -342,12 +446,72 @@ struct Label {
     threshold: f32,
 }
 
-fn tokenizer(vocabulary: &[u8], manifest: &Manifest<'_>) -> Result<Tokenizer, VocabularyError> {
+/// Lowers the graph of a bundle, or the one that it leaves out, to the program that it stores or may store.
+///
+/// # Errors
+///
+/// [`BuildError::NoGraph`] when there is no graph; [`BuildError::ForeignGraph`] when the bundle's program is another graph's;
+/// [`BuildError`] with an [`EngineError::Lower`] when the graph cannot be lowered; otherwise when the bundle's parts cannot be
+/// read.
+#[cfg(feature = "tract")]
+pub fn lower_bundle(bundle: &Bundle<'_>, graph: Option<&[u8]>) -> Result<Program, BuildError> {
+    let manifest = bundle.manifest().map_err(BuildError::Manifest)?;
+    let shape = shape(&manifest, &tokenizer(bundle, &manifest)?);
+    check_digests(bundle, graph)?;
+    let graph = graph.or_else(|| bundle.section(SectionKind::Onnx)).ok_or(BuildError::NoGraph)?;
+    crate::lower::lower(graph, shape).map_err(|error| BuildError::Engine(EngineError::Lower(error)))
+}
+
+/// The bundle's program, if its graph and the given one are the one that it was lowered from.
+fn check_digests<'b>(bundle: &Bundle<'b>, graph: Option<&[u8]>) -> Result<Option<&'b [u8]>, BuildError> {
+    let Some(section) = bundle.program().transpose().map_err(BuildError::ProgramSection)? else { return Ok(None) };
+    let of_bundle = bundle.sections().find(|section| section.kind == SectionKind::Onnx as u32);
+    let digests = [of_bundle.map(|section| section.sha256), graph.map(|graph| Sha256::digest(graph).into())];
+    if digests.into_iter().flatten().any(|digest: [u8; 32]| digest != section.onnx_sha256) {
+        return Err(BuildError::ForeignGraph);
+    }
+    Ok(Some(section.program))
+}
+
+/// The stored program if there is one and the options allow it, otherwise the graph.
+fn engine(
+    bundle: &Bundle<'_>,
+    graph: Option<&[u8]>,
+    shape: Shape,
+    options: &LabelerOptions,
+    parse: impl FnOnce(&[u8]) -> Result<Program, ProgramError>,
+) -> Result<Engine, BuildError> {
+    let program = check_digests(bundle, graph)?;
+    if let Some(program) = program.filter(|_| options.engine != EngineChoice::Tract) {
+        let program = parse(program).map_err(BuildError::Program)?;
+        if program.shape() != shape {
+            return Err(BuildError::Shape { program: program.shape(), bundle: shape });
+        }
+        return Engine::from_program(program, options.kernels).map_err(BuildError::Engine);
+    }
+    #[cfg(feature = "tract")]
+    if let Some(graph) = graph.or_else(|| bundle.section(SectionKind::Onnx)) {
+        return Engine::from_onnx(graph, shape, options.engine, options.kernels).map_err(BuildError::Engine);
+    }
+    Err(BuildError::NoGraph)
+}
+
+fn shape(manifest: &Manifest<'_>, tokenizer: &Tokenizer) -> Shape {
+    Shape {
+        labels: manifest.labels.len(),
+        max_sentences: manifest.max_sentences as usize,
+        max_tokens: manifest.max_tokens as usize,
+        vocabulary: tokenizer.vocabulary_len(),
+    }
+}
+
+fn tokenizer(bundle: &Bundle<'_>, manifest: &Manifest<'_>) -> Result<Tokenizer, BuildError> {
+    let vocabulary = bundle.section(SectionKind::Vocabulary).unwrap_or_default();
     let options = TokenizerOptions {
         lowercase: manifest.tokenizer.lowercase,
         cls: manifest.tokenizer.cls,
         sep: manifest.tokenizer.sep,
         unk: manifest.tokenizer.unk,
     };
-    Tokenizer::new(vocabulary, &options)
+    Tokenizer::new(vocabulary, &options).map_err(BuildError::Vocabulary)
 }

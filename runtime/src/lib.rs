@@ -1,8 +1,7 @@
 //! Offline multi-label classification of clinical texts: a text goes in, the labels that a bundle's model knows come
 //! out, each with the sentences that caused it.
 //!
-#![cfg_attr(feature = "tract", doc = "```")]
-#![cfg_attr(not(feature = "tract"), doc = "```ignore")]
+//! ```
 //! use kdh_runtime::{Bundle, Labeler, LabelerOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,7 +27,8 @@
 //!
 //! # Features
 //!
-//! - `tract` (default) runs the bundle's ONNX graph: [`Labeler`] and [`engine`].
+//! - `tract` (default) reads ONNX graphs: lowers them to a program, or runs them. Without it a bundle must hold a stored
+//!   program.
 //! - `mmap` (default) maps a bundle's file instead of reading it.
 //! - `eval`: metrics over labelled data and the reader of such data.
 //! - `cli` (default): the `kdh` program.
@@ -41,28 +41,29 @@
 
 #[cfg(feature = "eval")]
 pub mod dataset;
-#[cfg(feature = "tract")]
 pub mod engine;
-#[cfg(all(feature = "eval", feature = "tract"))]
+#[cfg(feature = "eval")]
 pub mod evaluation;
 mod file;
-#[cfg(feature = "tract")]
+mod kernels;
 mod labeler;
+#[cfg(feature = "tract")]
+pub mod lower;
 #[cfg(feature = "mmap")]
 mod map;
 #[cfg(feature = "eval")]
 pub mod metrics;
-#[cfg(feature = "tract")]
+pub mod program;
 mod report;
-#[cfg(feature = "tract")]
 mod self_test;
 pub mod text;
 
+pub use engine::EngineChoice;
 pub use file::{BundleFile, OpenError};
 pub use kdh_format::{self as format, Bundle, BundleError};
+pub use kernels::{Kernels, UnknownKernels};
 #[cfg(feature = "tract")]
+pub use labeler::lower_bundle;
 pub use labeler::{BuildError, LabelError, Labeler, LabelerOptions, Overflow, Scratch};
-#[cfg(feature = "tract")]
 pub use report::{Evidence, LabelReport, MAX_EVIDENCE, Report};
-#[cfg(feature = "tract")]
 pub use self_test::{SelfTest, SelfTestError};

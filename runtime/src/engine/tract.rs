@@ -1,18 +1,29 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::internal::ensure;
+use tract_onnx::tract_core::internal::{bail, ensure};
 use tract_onnx::tract_core::ops::matmul::optimized::OptMatMul;
-use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
+use tract_onnx::tract_hir::infer::InferenceModelExt;
 
 use super::{EngineError, GraphError};
+use crate::lower::parse;
 
 pub(super) const NAME: &str = "tract 0.23";
 
 /// An ONNX model, optimised once for every number of tokens.
 pub(super) struct Graph {
     plan: Arc<TypedRunnableModel>,
+    inputs: Vec<Input>,
     kernels: Vec<String>,
+}
+
+/// What an input of a model takes. Encoders from elsewhere have the two last ones.
+#[derive(Clone, Copy, PartialEq)]
+enum Input {
+    Ids,
+    SentenceIds,
+    AttentionMask,
+    TokenTypeIds,
 }
 
 impl Graph {
@@ -21,14 +32,16 @@ impl Graph {
     }
 
     fn load(model: &[u8]) -> TractResult<Self> {
-        let mut model = tract_onnx::onnx()
-            .model_for_read(&mut &model[..])?
-            .with_inputs_by_name(["input_ids", "sentence_ids"])?
-            .with_outputs_by_name(["sentence_logits", "document_logits"])?;
-        let tokens = model.symbols.sym("tokens");
-        for input in 0..2 {
-            model.set_input_fact(input, InferenceFact::dt_shape(i64::datum_type(), [1.to_dim(), tokens.to_dim()]))?;
-        }
+        let model = parse(model)?;
+        let input = |outlet: &OutletId| match &*model.node(outlet.node).name {
+            "input_ids" => Ok(Input::Ids),
+            "sentence_ids" => Ok(Input::SentenceIds),
+            "attention_mask" => Ok(Input::AttentionMask),
+            "token_type_ids" => Ok(Input::TokenTypeIds),
+            name => bail!("the input `{name}` is not known"),
+        };
+        let inputs: Vec<Input> = model.inputs.iter().map(input).collect::<TractResult<_>>()?;
+        ensure!(inputs.contains(&Input::Ids) && inputs.contains(&Input::SentenceIds), "an input is missing");
         let plan = model.into_optimized()?.into_runnable()?;
         let mut kernels: Vec<String> = plan
             .model()
@@ -39,7 +52,7 @@ impl Graph {
             .collect();
         kernels.sort_unstable();
         kernels.dedup();
-        Ok(Self { plan, kernels })
+        Ok(Self { plan, inputs, kernels })
     }
 
     pub(super) fn kernels(&self) -> &[String] {
@@ -55,10 +68,17 @@ impl Graph {
         document: &mut [f32],
     ) -> Result<(), GraphError> {
         guard(|| {
-            let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-            let sentence_ids: Vec<i64> = sentence_ids.iter().map(|&id| i64::from(id)).collect();
-            let row = |values: &[i64]| Tensor::from_shape(&[1, values.len()], values);
-            let outputs = self.plan.run(tvec!(row(&ids)?.into(), row(&sentence_ids)?.into()))?;
+            let row = |input: &Input| {
+                let values: Vec<i64> = match input {
+                    Input::Ids => ids.iter().map(|&id| i64::from(id)).collect(),
+                    Input::SentenceIds => sentence_ids.iter().map(|&id| i64::from(id)).collect(),
+                    // One text without padding.
+                    Input::AttentionMask => vec![1; ids.len()],
+                    Input::TokenTypeIds => vec![0; ids.len()],
+                };
+                Tensor::from_shape(&[1, values.len()], &values).map(TValue::from)
+            };
+            let outputs = self.plan.run(self.inputs.iter().map(row).collect::<TractResult<_>>()?)?;
             let labels = document.len();
             let shapes = [vec![1, sentences.len() / labels, labels], vec![1, labels]];
             for ((output, values), shape) in outputs.iter().zip([sentences, document]).zip(shapes) {

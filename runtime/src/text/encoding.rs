@@ -51,6 +51,12 @@ impl Encoding {
         }
     }
 
+    /// Bytes that [`new`](Self::new) allocates for these limits.
+    pub fn memory_required(max_tokens: usize, max_sentences: usize) -> usize {
+        let max_tokens = max_tokens.max(2);
+        8 * max_tokens + 8 * max_sentences.clamp(1, i32::MAX as usize).min(max_tokens)
+    }
+
     /// The start token, the first tokens of the text, the end token: at most `max_tokens`.
     pub fn ids(&self) -> &[u32] {
         &self.ids

@@ -9,10 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kdh_exporter::encode::{Spelling, TextEncoder};
 use kdh_exporter::file::write_atomically;
 use kdh_exporter::graph::{Precision, onnx};
-use kdh_exporter::pack::{PackError, Packed, Release, pack};
+use kdh_exporter::pack::{PackError, Packed, Release, pack, repack};
 use kdh_exporter::parity::{Bounds, Parity, Refused};
 use kdh_exporter::student::Student;
 use kdh_exporter::vocabulary::{Pruned, prune};
+use kdh_format::SectionKind;
+use kdh_runtime::BundleFile;
 use kdh_runtime::dataset::{self, Document};
 use serde_json::json;
 
@@ -77,10 +79,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write the bundle: int8 graph, vocabulary, manifest and golden vectors
+    /// Write the bundle: program, vocabulary, manifest and golden vectors
     ///
     /// Runs the parity gate first and writes nothing when int8 changes more than the bounds allow (exit code 1). The
-    /// file appears whole or not at all.
+    /// files appear whole or not at all. The program is the int8 graph, lowered for the box; the graph itself goes into
+    /// a file beside the bundle, OUTPUT with the ending .onnx, or into the bundle with --embed-onnx.
     Pack {
         #[command(flatten)]
         student: StudentArgs,
@@ -98,12 +101,32 @@ enum Command {
         release: Option<PathBuf>,
         #[command(flatten)]
         bounds: BoundsArgs,
+        /// Put the int8 graph into the bundle, which doubles it
+        #[arg(long)]
+        embed_onnx: bool,
         /// Refuse a bundle of more bytes (exit code 1)
         #[arg(long, value_name = "BYTES")]
         max_bytes: Option<u64>,
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Lower the graph of a bundle and write the bundle anew with the program
+    ///
+    /// For bundles that were packed without a program, or with one of an older version. The rest stays as it is.
+    Lower {
+        /// Bundle to read
+        #[arg(value_name = "BUNDLE")]
+        bundle: PathBuf,
+        /// The int8 graph, when the bundle leaves it out
+        #[arg(long, value_name = "FILE.onnx")]
+        onnx: Option<PathBuf>,
+        /// Bundle to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Keep the graph in the bundle; otherwise it goes into OUTPUT with the ending .onnx
+        #[arg(long)]
+        embed_onnx: bool,
     },
 }
 
@@ -156,10 +179,13 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Onnx { student, output, precision, json } => write_onnx(&student, &output, precision, json),
         Command::Vocabulary { student, check, json } => show_vocabulary(&student, &check, json),
         Command::Parity { student, data, bounds, json } => measure_parity(&student, &data, &bounds, json),
-        Command::Pack { student, data, output, release, bounds, max_bytes, json } => {
+        Command::Lower { bundle, onnx, output, embed_onnx } => {
+            lower_bundle(&bundle, onnx.as_deref(), &output, embed_onnx)
+        }
+        Command::Pack { student, data, output, release, bounds, embed_onnx, max_bytes, json } => {
             let release = release.as_deref().map(read_release).transpose()?.unwrap_or_default();
-            let bundle = make_bundle(&student, &data, &release, &bounds, max_bytes)?;
-            write_bundle(&bundle, &output, json)
+            let bundle = make_bundle(&student, &data, &release, &bounds, embed_onnx, max_bytes)?;
+            write_bundle(&bundle, &output, embed_onnx, json)
         }
     }
 }
@@ -251,11 +277,12 @@ fn make_bundle(
     data: &Path,
     release: &Release,
     bounds: &BoundsArgs,
+    embed_onnx: bool,
     max_bytes: Option<u64>,
 ) -> anyhow::Result<Checked> {
     let (student, documents) = (student.read()?, read_data(data)?);
     let bar = progress(documents.len());
-    let packed = pack(&student, release, &documents, &bounds.bounds(), || bar.inc(1))?;
+    let packed = pack(&student, release, &documents, &bounds.bounds(), embed_onnx, || bar.inc(1))?;
     bar.finish_and_clear();
     let bytes = packed.bundle.len() as u64;
     match max_bytes {
@@ -264,9 +291,27 @@ fn make_bundle(
     }
 }
 
-fn write_bundle(checked: &Checked, output: &Path, json: bool) -> anyhow::Result<()> {
+fn lower_bundle(bundle: &Path, onnx: Option<&Path>, output: &Path, embed_onnx: bool) -> anyhow::Result<()> {
+    let file = BundleFile::open(bundle).with_context(|| bundle.display().to_string())?;
+    let graph = onnx
+        .map(|path| std::fs::read(path).with_context(|| path.display().to_string()))
+        .transpose()?
+        .or_else(|| file.verify().ok().and_then(|bundle| bundle.section(SectionKind::Onnx).map(<[u8]>::to_vec)));
+    let bytes = repack(file.bytes(), graph.as_deref(), embed_onnx).with_context(|| bundle.display().to_string())?;
+    write(output, &bytes)?;
+    if let Some(graph) = graph.filter(|_| !embed_onnx) {
+        write(&output.with_extension("onnx"), &graph)?;
+    }
+    println!("{}: {} bytes", output.display(), bytes.len());
+    Ok(())
+}
+
+fn write_bundle(checked: &Checked, output: &Path, embed_onnx: bool, json: bool) -> anyhow::Result<()> {
     let Checked { packed, vocabulary } = checked;
     write(output, &packed.bundle)?;
+    if !embed_onnx {
+        write(&output.with_extension("onnx"), &packed.graph)?;
+    }
     if json {
         let mut value = serde_json::to_value(&packed.parity)?;
         value["file"] = json!(output);

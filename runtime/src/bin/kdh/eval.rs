@@ -8,8 +8,9 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::evaluation::{self, Boundaries, Distribution, Evaluation};
 use kdh_runtime::{LabelerOptions, dataset};
+use serde::Serialize;
 
-use crate::source::{self, BundleArgs};
+use crate::source::{BundleArgs, EngineArgs, EngineReport};
 use crate::{Outcome, print, print_json};
 
 /// Measure a bundle on labelled texts
@@ -27,6 +28,8 @@ pub(crate) struct Args {
     data: PathBuf,
     #[command(flatten)]
     bundle: BundleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Where sentences come from
     #[arg(long, value_enum, default_value = "box")]
     boundaries: BoundariesArg,
@@ -47,7 +50,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = args.bundle.path()?;
     let data = || args.data.display().to_string();
     let documents = dataset::read(&args.data).with_context(data)?;
-    let labeler = source::labeler(&path, &LabelerOptions::new())?;
+    let labeler = args.engine.labeler(&path, LabelerOptions::new())?;
     let boundaries = match args.boundaries {
         BoundariesArg::Box => Boundaries::Box,
         BoundariesArg::Corpus => Boundaries::Corpus,
@@ -60,12 +63,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let evaluation = evaluation::run(&labeler, &documents, boundaries, || progress.inc(1));
     progress.finish_and_clear();
     let evaluation = evaluation.with_context(data)?;
+    let engine = EngineReport::new(&labeler);
     if args.json {
-        print_json(&evaluation)?
+        print_json(&JsonEvaluation { evaluation: &evaluation, engine })?
     } else {
-        print(&table(&evaluation))?
+        print(&format!("{}{engine}\n", table(&evaluation)))?
     }
     Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct JsonEvaluation<'e> {
+    #[serde(flatten)]
+    evaluation: &'e Evaluation,
+    engine: EngineReport<'e>,
 }
 
 fn table(evaluation: &Evaluation) -> String {

@@ -7,7 +7,7 @@ use kdh_runtime::format::{Manifest, SectionKind};
 use kdh_runtime::{Bundle, Labeler, LabelerOptions};
 use serde::Serialize;
 
-use crate::source::{self, BundleArgs};
+use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
 use crate::verify::hex;
 use crate::{Outcome, print, print_json};
 
@@ -19,6 +19,8 @@ use crate::{Outcome, print, print_json};
 pub(crate) struct Args {
     #[command(flatten)]
     bundle: BundleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -31,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bundle = file.verify().with_context(shown)?;
     let manifest = bundle.manifest().with_context(shown)?;
     let golden = bundle.golden(&manifest).with_context(shown)?;
-    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new()).with_context(shown)?;
+    let labeler = args.engine.labeler(&path, LabelerOptions::new())?;
     let mut scratch = labeler.scratch();
     for case in golden.cases() {
         labeler.label(&mut scratch, case.text).with_context(|| format!("{}: golden text", path.display()))?;
@@ -46,8 +48,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         manifest,
         golden_texts: golden.cases().len(),
         golden_tolerance: golden.tolerance(),
-        engine: Engine { name: labeler.engine().name(), kernels: labeler.engine().kernels() },
-        memory: Memory::of_this_process(),
+        engine: EngineReport::new(&labeler),
+        memory: Memory::new(&labeler),
     };
     if args.json {
         print_json(&inspection)?
@@ -68,7 +70,7 @@ struct Inspection<'a> {
     manifest: Manifest<'a>,
     golden_texts: usize,
     golden_tolerance: f32,
-    engine: Engine<'a>,
+    engine: EngineReport<'a>,
     memory: Memory,
 }
 
@@ -81,28 +83,25 @@ struct Section {
     sha256: String,
 }
 
-#[derive(Serialize)]
-struct Engine<'a> {
-    name: &'static str,
-    kernels: &'a [String],
-}
-
 /// Memory of this process as the kernel counts it; `None` where there is no `/proc`.
 #[derive(Serialize)]
 struct Memory {
+    /// What one thread's texts take.
+    scratch_bytes: usize,
     resident_bytes: Option<u64>,
     peak_resident_bytes: Option<u64>,
 }
 
 impl Memory {
-    fn of_this_process() -> Self {
+    fn new(labeler: &Labeler) -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
             Some(kibibytes * 1024)
         };
-        Self { resident_bytes: field("VmRSS:"), peak_resident_bytes: field("VmHWM:") }
+        let scratch_bytes = labeler.memory_required();
+        Self { scratch_bytes, resident_bytes: field("VmRSS:"), peak_resident_bytes: field("VmHWM:") }
     }
 }
 
@@ -173,10 +172,15 @@ fn table(inspection: &Inspection<'_>) -> String {
     table.push('\n');
     row(&mut table, "engine", &inspection.engine.name);
     row(&mut table, "kernels", &inspection.engine.kernels.join(", "));
+    row(&mut table, "model", &inspection.engine.model);
+    if let Some(reason) = &inspection.engine.not_lowered {
+        row(&mut table, "not the arena", reason);
+    }
     let mebibytes = |bytes: Option<u64>| match bytes {
         Some(bytes) => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
         None => "unknown".into(),
     };
+    row(&mut table, "scratch a thread", &mebibytes(Some(inspection.memory.scratch_bytes as u64)));
     row(&mut table, "resident memory", &mebibytes(inspection.memory.resident_bytes));
     row(&mut table, "at its peak", &mebibytes(inspection.memory.peak_resident_bytes));
     table

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use kdh_runtime::{LabelReport, LabelerOptions, Overflow, Report};
 use serde::Serialize;
 
-use crate::source::{self, BundleArgs};
+use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
 use crate::{Outcome, print, print_json};
 
 /// Label a text
@@ -24,6 +24,8 @@ pub(crate) struct Args {
     text: PathBuf,
     #[command(flatten)]
     bundle: BundleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// What to do with a text of more tokens than the model takes
     #[arg(long, value_enum, default_value = "truncate")]
     on_overflow: OverflowArg,
@@ -47,17 +49,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         OverflowArg::Truncate => Overflow::Truncate,
         OverflowArg::Refuse => Overflow::Refuse,
     };
-    let labeler = source::labeler(&path, &LabelerOptions::new().on_overflow(on_overflow))?;
+    let labeler = args.engine.labeler(&path, LabelerOptions::new().on_overflow(on_overflow))?;
     let report = labeler.label(&mut labeler.scratch(), &text).with_context(|| args.text.display().to_string())?;
     if args.json {
-        print_json(&JsonReport::new(&report))?
+        print_json(&JsonReport::new(&report, EngineReport::new(&labeler)))?
     } else {
-        print(&table(&report, &text))?
+        print(&table(&report, &text, &EngineReport::new(&labeler)))?
     }
     Ok(Outcome::Done)
 }
 
-fn table(report: &Report<'_>, text: &str) -> String {
+fn table(report: &Report<'_>, text: &str, engine: &EngineReport<'_>) -> String {
     let width = |column: for<'l> fn(&LabelReport<'l>) -> &'l str| {
         report.labels.iter().map(|label| column(label).chars().count()).max().unwrap_or_default()
     };
@@ -90,7 +92,7 @@ fn table(report: &Report<'_>, text: &str) -> String {
     if report.truncated() {
         let _ = write!(table, "; truncated: the model has seen the first {kept_tokens} tokens only");
     }
-    table.push('\n');
+    let _ = writeln!(table, "\n{engine}");
     table
 }
 
@@ -115,6 +117,7 @@ struct JsonReport<'r> {
     unknown_tokens: usize,
     sentences: usize,
     truncated: bool,
+    engine: EngineReport<'r>,
 }
 
 #[derive(Serialize)]
@@ -138,7 +141,7 @@ struct JsonEvidence {
 }
 
 impl<'r> JsonReport<'r> {
-    fn new(report: &'r Report<'_>) -> Self {
+    fn new(report: &'r Report<'_>, engine: EngineReport<'r>) -> Self {
         let evidence = |label: &LabelReport<'_>| {
             let sentences = label.evidence.iter().map(|sentence| JsonEvidence {
                 start: sentence.start,
@@ -166,6 +169,7 @@ impl<'r> JsonReport<'r> {
             unknown_tokens: report.unknown_tokens,
             sentences: report.sentences,
             truncated: report.truncated(),
+            engine,
         }
     }
 }

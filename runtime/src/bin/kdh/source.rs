@@ -1,12 +1,16 @@
 //! Where bundles and texts come from.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use kdh_runtime::{BundleFile, Labeler, LabelerOptions};
+use clap::ValueEnum;
+use kdh_runtime::engine::Origin;
+use kdh_runtime::{BundleFile, EngineChoice, Kernels, Labeler, LabelerOptions};
+use serde::Serialize;
 
 const DEFAULT_BUNDLE: &str = "models/default.kdh";
 const BUNDLE_VARIABLE: &str = "KDH_BUNDLE";
@@ -43,16 +47,98 @@ impl BundleArgs {
     }
 }
 
+#[derive(clap::Args)]
+pub(crate) struct EngineArgs {
+    /// What runs the model
+    #[arg(long, value_enum, default_value = "auto")]
+    engine: EngineArg,
+    /// Kernels of the arena, instead of the fastest that the processor has; all give the same bits
+    #[arg(long, value_name = "NAME")]
+    kernels: Option<Kernels>,
+    /// The ONNX graph, when the bundle leaves it out and tract is to run it
+    #[arg(long, value_name = "FILE.onnx")]
+    onnx: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EngineArg {
+    /// The arena if the graph can be lowered, otherwise tract
+    Auto,
+    /// Our own kernels, in planned memory
+    Arena,
+    /// The reference: slower, and allocates
+    Tract,
+}
+
+impl EngineArgs {
+    pub(crate) fn options(&self, options: LabelerOptions) -> LabelerOptions {
+        let options = options.engine(match self.engine {
+            EngineArg::Arena => EngineChoice::Arena,
+            EngineArg::Tract => EngineChoice::Tract,
+            EngineArg::Auto => EngineChoice::Auto,
+        });
+        match self.kernels {
+            Some(kernels) => options.kernels(kernels),
+            None => options,
+        }
+    }
+
+    /// The graph beside the bundle, if one is given.
+    pub(crate) fn graph(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        let read = |path: &PathBuf| fs::read(path).with_context(|| path.display().to_string());
+        self.onnx.as_ref().map(read).transpose()
+    }
+
+    /// Opens a bundle and builds its labeler.
+    pub(crate) fn labeler(&self, path: &Path, options: LabelerOptions) -> anyhow::Result<Labeler> {
+        let (file, options) = (open(path)?, self.options(options));
+        let labeler = match self.graph()? {
+            None => Labeler::from_file(file, &options),
+            Some(graph) => {
+                let bundle = file.verify().with_context(|| path.display().to_string())?;
+                Labeler::with_graph(&bundle, &graph, &options)
+            }
+        };
+        labeler.with_context(|| path.display().to_string())
+    }
+}
+
+/// What runs a model, for results.
+#[derive(Serialize)]
+pub(crate) struct EngineReport<'l> {
+    pub(crate) name: &'static str,
+    pub(crate) kernels: &'l [String],
+    /// Where the model comes from.
+    pub(crate) model: &'static str,
+    /// Why it is tract although the arena would have been taken.
+    pub(crate) not_lowered: Option<String>,
+}
+
+impl<'l> EngineReport<'l> {
+    pub(crate) fn new(labeler: &'l Labeler) -> Self {
+        let engine = labeler.engine();
+        let model = match engine.origin() {
+            Origin::InPlace => "stored program, in place",
+            Origin::Copied => "stored program, copied",
+            Origin::Lowered => "graph, lowered to a program",
+            _ => "graph",
+        };
+        let not_lowered = engine.not_lowered().map(ToString::to_string);
+        Self { name: engine.name(), kernels: engine.kernels(), model, not_lowered }
+    }
+}
+
+/// One line.
+impl fmt::Display for EngineReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}; {})", self.name, self.kernels.join(", "), self.model)?;
+        self.not_lowered.iter().try_for_each(|reason| write!(f, "; not the arena: {reason}"))
+    }
+}
+
 /// Opens a bundle's file.
 pub(crate) fn open(path: &Path) -> anyhow::Result<BundleFile> {
     BundleFile::open(path).with_context(|| path.display().to_string())
-}
-
-/// Opens a bundle and builds its labeler.
-pub(crate) fn labeler(path: &Path, options: &LabelerOptions) -> anyhow::Result<Labeler> {
-    let file = open(path)?;
-    let bundle = file.verify().with_context(|| path.display().to_string())?;
-    Labeler::from_bundle(&bundle, options).with_context(|| path.display().to_string())
 }
 
 /// The text of a file, or of standard input for `-`; no more than `max_bytes` are kept in memory.

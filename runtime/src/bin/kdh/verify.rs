@@ -1,19 +1,28 @@
 //! `kdh verify`.
 
-use kdh_runtime::{Bundle, BundleFile, Labeler, LabelerOptions, SelfTest};
+use anyhow::{anyhow, bail};
+use kdh_runtime::{Bundle, BundleFile, Labeler, LabelerOptions, SelfTest, lower_bundle};
 use serde_json::json;
 
-use crate::source::{self, BundleArgs};
+use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
 use crate::{Outcome, print, print_json};
 
 /// Check a bundle
 ///
 /// Checks every byte of the bundle against its digests, then labels the golden texts in it and compares the logits with
 /// those that the exporter recorded, within the tolerance that the bundle states. Exit code 1 when either fails.
+///
+/// With --cross-check the ONNX graph, in the bundle or given with --onnx, is lowered again, and must give the stored
+/// program byte by byte.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     bundle: BundleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Lower the graph again and compare it with the stored program
+    #[arg(long)]
+    cross_check: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -22,10 +31,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = args.bundle.path()?;
     let file = source::open(&path)?;
-    let result = check(&file);
+    let result = check(&file, args);
     let shown = path.display();
     match &result {
-        Ok((bundle, SelfTest { texts, max_difference, tolerance, .. })) if args.json => print_json(&json!({
+        Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, .. })) if args.json => print_json(&json!({
             "ok": true,
             "bundle": shown.to_string(),
             "digest": hex(&bundle.digest()),
@@ -34,11 +43,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 "max_difference": max_difference,
                 "tolerance": tolerance,
             },
+            "cross_checked": args.cross_check,
+            "engine": EngineReport::new(labeler),
         }))?,
-        Ok((bundle, SelfTest { texts, max_difference, tolerance, .. })) => print(&format!(
+        Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, .. })) => print(&format!(
             "{shown}: ok\n{texts} golden texts, largest difference of a logit {max_difference} (allowed: {tolerance})\n\
-             digest {}\n",
-            hex(&bundle.digest())
+             {}digest {}\n{}\n",
+            if args.cross_check { "the graph lowers to the stored program\n" } else { "" },
+            hex(&bundle.digest()),
+            EngineReport::new(labeler)
         ))?,
         Err(error) if args.json => {
             print_json(&json!({ "ok": false, "bundle": shown.to_string(), "error": format!("{error:#}") }))?;
@@ -48,11 +61,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(if result.is_ok() { Outcome::Done } else { Outcome::CheckFailed })
 }
 
-fn check(file: &BundleFile) -> anyhow::Result<(Bundle<'_>, SelfTest)> {
+fn check<'f>(file: &'f BundleFile, args: &Args) -> anyhow::Result<(Bundle<'f>, Labeler, SelfTest)> {
     let bundle = file.verify()?;
-    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+    let (options, graph) = (args.engine.options(LabelerOptions::new()), args.engine.graph()?);
+    let labeler = match &graph {
+        None => Labeler::from_bundle(&bundle, &options)?,
+        Some(graph) => Labeler::with_graph(&bundle, graph, &options)?,
+    };
     let self_test = labeler.self_test(&bundle)?;
-    Ok((bundle, self_test))
+    if args.cross_check {
+        let stored = bundle.program().transpose()?.ok_or_else(|| anyhow!("the bundle stores no program to check"))?;
+        if lower_bundle(&bundle, graph.as_deref())?.to_bytes() != stored.program {
+            bail!("the graph lowers to another program than the stored one; pack the bundle with this version of kdh");
+        }
+    }
+    Ok((bundle, labeler, self_test))
 }
 
 /// Bytes as hexadecimal digits.

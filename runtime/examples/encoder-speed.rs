@@ -1,0 +1,153 @@
+//! Times the arena engine on an encoder of 6 layers, 384 wide (12 heads, 1536 intermediate), with random weights, and sets
+//! it against the machine's floor: the int8 products at the measured peak of the dot-product instruction plus the float
+//! products of attention at the measured peak of the fused multiply-add.
+//!
+//! `cargo run --release -p kdh-runtime --no-default-features --example encoder-speed -- [KERNELS] [SECONDS] [TOKENS...]`
+
+#![allow(clippy::unwrap_used, reason = "a program for developers")]
+#![expect(unsafe_code, reason = "measures instructions of one processor family")]
+
+use std::time::{Duration, Instant};
+
+use kdh_runtime::Kernels;
+use kdh_runtime::engine::Engine;
+use kdh_runtime::program::{Document, Epilogue, Program, ProgramBuilder, Shape};
+
+const LAYERS: usize = 6;
+const HIDDEN: usize = 384;
+const HEADS: usize = 12;
+const INTERMEDIATE: usize = 1536;
+const TOKENS: [usize; 5] = [32, 64, 128, 256, 512];
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let kernels = arguments.next().map_or_else(Kernels::detect, |name| name.parse().unwrap());
+    let seconds: f64 = arguments.next().map_or(1.0, |seconds| seconds.parse().unwrap());
+    let tokens: Vec<usize> = arguments.map(|tokens| tokens.parse().unwrap()).collect();
+    let engine = Engine::from_program(program(), Some(kernels)).unwrap();
+    let mut scratch = engine.scratch();
+    println!("kernels {kernels}, scratch {:.1} MB", engine.memory_required() as f64 / 1e6);
+    println!("tokens   min ms  p50 ms  floor ms  floor / min");
+    for tokens in if tokens.is_empty() { TOKENS.to_vec() } else { tokens } {
+        let ids: Vec<u32> = (0..tokens as u32).map(|token| token * 37 % 1000).collect();
+        let sentence_ids: Vec<i32> = (0..tokens as i32).map(|token| token / 20).collect();
+        let mut times = Vec::new();
+        let mut peaks = [f64::MAX; 2];
+        let start = Instant::now();
+        while times.len() < 5 || start.elapsed() < Duration::from_secs_f64(seconds) {
+            for _ in 0..4 {
+                let start = Instant::now();
+                engine.run(&mut scratch, &ids, &sentence_ids).unwrap();
+                times.push(start.elapsed().as_secs_f64());
+            }
+            for (peak, now) in peaks.iter_mut().zip(peak_times(kernels)) {
+                *peak = peak.min(now);
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        let products = tokens * LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INTERMEDIATE);
+        let attention = tokens * tokens * LAYERS * 2 * HIDDEN;
+        let floor = products as f64 * peaks[0] + attention as f64 * peaks[1];
+        let (min, median) = (times[0], times[times.len() / 2]);
+        println!("{tokens:6} {:8.3} {:7.3} {:9.3} {:12.3}", min * 1e3, median * 1e3, floor * 1e3, floor / min);
+    }
+}
+
+/// Seconds of one int8 and one f32 multiply-add at the processor's peak.
+fn peak_times(kernels: Kernels) -> [f64; 2] {
+    #[cfg(target_arch = "x86_64")]
+    if kernels == Kernels::Avx512Vnni {
+        return [time(64, |count| unsafe { vnni(count) }), time(16, |count| unsafe { fma512(count) })];
+    }
+    let _ = kernels;
+    [f64::NAN; 2]
+}
+
+/// 24 operations of `wide` multiply-adds, `count` times.
+fn time(wide: usize, run: impl Fn(usize)) -> f64 {
+    const COUNT: usize = 20_000;
+    let start = Instant::now();
+    run(COUNT);
+    start.elapsed().as_secs_f64() / (COUNT * 24 * wide) as f64
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn vnni(count: usize) {
+    use core::arch::x86_64::*;
+    let mut sums = [_mm512_setzero_si512(); 24];
+    let (left, right) = (_mm512_set1_epi8(1), _mm512_set1_epi8(2));
+    for _ in 0..count {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, left, right);
+        }
+        let _ = std::hint::black_box(count);
+    }
+    std::hint::black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn fma512(count: usize) {
+    use core::arch::x86_64::*;
+    let mut sums = [_mm512_set1_ps(0.0); 24];
+    let (left, right) = (_mm512_set1_ps(std::hint::black_box(1.0)), _mm512_set1_ps(std::hint::black_box(2.0)));
+    for _ in 0..count {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(left, right, *sum);
+        }
+        let _ = std::hint::black_box(count);
+    }
+    std::hint::black_box(sums);
+}
+
+fn program() -> Program {
+    let mut random = Random(1);
+    let mut builder = ProgramBuilder::new(Shape { labels: 10, max_sentences: 64, max_tokens: 512, vocabulary: 1000 });
+    let words = builder.table_i8(1000, HIDDEN, &random.bytes(1000 * HIDDEN), &[0.01; 1000]).unwrap();
+    let positions = builder.table_i8(512, HIDDEN, &random.bytes(512 * HIDDEN), &[0.001; 512]).unwrap();
+    let norm = builder.norm(&[1.0; HIDDEN], &[0.0; HIDDEN], 1e-12).unwrap();
+    let mut states = builder.embed(words, positions, norm);
+    for _ in 0..LAYERS {
+        let mut linear = |outputs: usize, inputs: usize| {
+            let scale = 0.5 / 73.0 / (inputs as f32).sqrt();
+            builder
+                .linear_i8(
+                    outputs,
+                    inputs,
+                    &random.bytes(outputs * inputs),
+                    &vec![scale; outputs],
+                    &vec![0.01; outputs],
+                )
+                .unwrap()
+        };
+        let [qkv, out] = [linear(3 * HIDDEN, HIDDEN), linear(HIDDEN, HIDDEN)];
+        let [up, down] = [linear(INTERMEDIATE, HIDDEN), linear(HIDDEN, INTERMEDIATE)];
+        let qkv = builder.linear(states, qkv, Epilogue::None);
+        let context = builder.attention(qkv, HEADS, None);
+        states = builder.linear(context, out, Epilogue::ResidualNorm { residual: states, norm });
+        let activated = builder.linear(states, up, Epilogue::Gelu);
+        states = builder.linear(activated, down, Epilogue::ResidualNorm { residual: states, norm });
+    }
+    let head = builder.linear_f32(10, HIDDEN, &[0.01; 10 * HIDDEN], &[0.0; 10]).unwrap();
+    let bias = builder.vector(&[0.0; 10]).unwrap();
+    builder.head(states, head, Document::LogSumExp { bias });
+    builder.finish().unwrap()
+}
+
+/// xorshift64 (Marsaglia 2003).
+struct Random(u64);
+
+impl Random {
+    fn bytes(&mut self, count: usize) -> Vec<i8> {
+        (0..count)
+            .map(|_| {
+                self.0 ^= self.0 << 13;
+                self.0 ^= self.0 >> 7;
+                self.0 ^= self.0 << 17;
+                ((self.0 >> 33) % 255) as i8 as i16 as i8
+            })
+            .map(|byte| byte.max(-127))
+            .collect()
+    }
+}

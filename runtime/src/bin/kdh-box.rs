@@ -1,0 +1,86 @@
+//! `kdh-box`: the smallest program that labels texts, for a box that ships a bundle with a stored program.
+//!
+//! Built without default features it has no reader of graphs, no parser of arguments and nothing that opens a socket:
+//! `cargo build --release -p kdh-runtime --no-default-features --features mmap --bin kdh-box`.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use kdh_runtime::{BundleFile, Labeler, LabelerOptions, Report};
+
+const USAGE: &str = "\
+Gives a clinical text its labels, offline.
+
+  kdh-box BUNDLE.kdh [TEXT]      label a UTF-8 file, or standard input
+  kdh-box --verify BUNDLE.kdh    label the golden texts of the bundle and compare
+
+Prints one line for each label that is given: code, probability, threshold, and the byte ranges of the sentences
+that carry it, the strongest first. Exit code 0: done; 1: the check failed; 2: bad usage or bad input.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let texts: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
+    let result = match texts[..] {
+        [Some("--help" | "-h")] => Ok(USAGE.into()),
+        [Some("--verify"), Some(bundle)] => return verify(bundle),
+        [Some(bundle)] if !bundle.starts_with('-') => label(bundle, None),
+        [Some(bundle), text] if !bundle.starts_with('-') => label(bundle, text),
+        _ => Err(USAGE.into()),
+    };
+    finish(result, ExitCode::from(2))
+}
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn label(bundle: &str, path: Option<&str>) -> Result<String> {
+    let labeler = Labeler::from_file(BundleFile::open(bundle)?, &LabelerOptions::new())?;
+    let mut bytes = Vec::new();
+    let limit = LabelerOptions::DEFAULT_MAX_TEXT_BYTES as u64 + 1;
+    match path {
+        Some(path) => File::open(path)?.take(limit).read_to_end(&mut bytes)?,
+        None => io::stdin().lock().take(limit).read_to_end(&mut bytes)?,
+    };
+    // The error of `String::from_utf8` holds the bytes.
+    let text = String::from_utf8(bytes).map_err(|_| "the text is not UTF-8; convert it")?;
+    Ok(lines(&labeler.label(&mut labeler.scratch(), &text)?))
+}
+
+fn lines(report: &Report<'_>) -> String {
+    let mut lines = String::new();
+    for label in report.positive() {
+        lines += &format!("{}\t{:.6}\t{:.6}\t", label.code, label.probability, label.threshold);
+        let ranges: Vec<String> =
+            label.evidence.iter().map(|sentence| format!("{}..{}", sentence.start, sentence.end)).collect();
+        lines += &ranges.join(",");
+        lines.push('\n');
+    }
+    lines
+}
+
+fn verify(path: &str) -> ExitCode {
+    let check = || -> Result<String> {
+        let file = BundleFile::open(path)?;
+        let bundle = file.verify()?;
+        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+        let result = labeler.self_test(&bundle)?;
+        let (difference, tolerance) = (result.max_difference, result.tolerance);
+        Ok(format!("{} golden texts, largest difference {difference} (allowed: {tolerance})\n", result.texts))
+    };
+    finish(check(), ExitCode::from(1))
+}
+
+fn finish(result: Result<String>, failure: ExitCode) -> ExitCode {
+    match result {
+        Ok(output) => match io::stdout().write_all(output.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(2),
+        },
+        Err(error) => {
+            // Not `eprintln`, which panics when standard error is closed.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            failure
+        }
+    }
+}

@@ -1,0 +1,443 @@
+use core::ops::Range;
+
+use super::RunError;
+use crate::kernels::{
+    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, Kernels, LinearF32, LinearI8, NormView, Task, exp, ln,
+};
+use crate::program::{
+    BLOCK, Buffer, Document, Epilogue, LANES, Linear, Norm, Panels, Program, Rows, RowsPlan, Step, Table, TableValues,
+    Vector, Weights, float_stride, integer_stride,
+};
+
+/// A program with the kernels that run it.
+pub(super) struct Arena {
+    program: Program,
+    kernels: Kernels,
+}
+
+impl Arena {
+    /// `None` when the processor does not have the kernels.
+    pub(super) fn new(program: Program, kernels: Kernels) -> Option<Self> {
+        kernels.is_available().then_some(Self { program, kernels })
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    pub(super) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Runs the program in `memory`, which must have [`Program::memory_required`] bytes at a multiple of 64. Neither
+    /// allocates, locks, calls the system nor panics.
+    pub(super) fn run(&self, memory: &mut [u8], ids: &[u32], sentence_ids: &[i32]) -> Result<(), RunError> {
+        let shape = self.program.shape();
+        if ids.len() != sentence_ids.len() || !(1..=shape.max_tokens).contains(&ids.len()) {
+            return Err(RunError);
+        }
+        let run = Run { program: &self.program, memory, ids, sentence_ids };
+        self.kernels.dispatch(run).flatten().ok_or(RunError)
+    }
+}
+
+/// One run. Every step returns `None` when a buffer, a weight or an id is not where the checked program says: of the program
+/// that cannot be, of an id it can.
+struct Run<'a> {
+    program: &'a Program,
+    memory: &'a mut [u8],
+    ids: &'a [u32],
+    sentence_ids: &'a [i32],
+}
+
+impl Task for Run<'_> {
+    type Output = Option<()>;
+
+    fn run<F: Family>(mut self, kernels: F) -> Option<()> {
+        for (index, step) in self.program.steps().iter().enumerate() {
+            let work = self.program.plan().work(index);
+            match *step {
+                Step::Embed { words, positions, norm, output } => {
+                    self.embed(kernels, [words, positions], norm, output, work)?;
+                }
+                Step::Linear { input, linear, epilogue, output } => {
+                    self.linear(kernels, input, linear, epilogue, output, work)?;
+                }
+                Step::Attention { input, heads, relative_bias, output } => {
+                    self.attention(kernels, input, heads as usize, relative_bias, output, work)?;
+                }
+                Step::Head { input, linear, document } => self.head(kernels, input, linear, document, work)?,
+            }
+        }
+        Some(())
+    }
+}
+
+impl Run<'_> {
+    fn embed<F: Family>(
+        &mut self,
+        kernels: F,
+        [words, positions]: [Table; 2],
+        norm: Norm,
+        output: Rows,
+        work: Buffer,
+    ) -> Option<()> {
+        let (plan, weights) = (self.program.plan(), self.program.weights());
+        let rows = plan.rows(output);
+        let (width, stride) = (rows.width, float_stride(rows.width));
+        let norm = norm_of(weights, norm)?;
+        let (words, positions) = (Embedding::of(weights, words)?, Embedding::of(weights, positions)?);
+        let [work, output @ ..] = disjoint(self.memory, [work, rows.floats?, rows.integers(), rows.scales()])?;
+        let (work, mut output) = (floats(work)?, Output::of(output, rows)?);
+        for block in blocks(self.ids.len()) {
+            for ((position, &id), row) in
+                block.clone().zip(self.ids.get(block.clone())?).zip(work.chunks_exact_mut(stride))
+            {
+                let (row, padding) = row.split_at_mut_checked(width)?;
+                words.copy(id as usize, row)?;
+                positions.add(position, row)?;
+                padding.fill(0.0);
+            }
+            let input = FloatsMut { values: work, rows: block.len(), width, stride };
+            kernels.norm(input, None, &norm, output.floats(&block)?)?;
+            output.quantize(kernels, &block)?;
+        }
+        Some(())
+    }
+
+    fn linear<F: Family>(
+        &mut self,
+        kernels: F,
+        input: Rows,
+        linear: Linear,
+        epilogue: Epilogue,
+        output: Rows,
+        work: Buffer,
+    ) -> Option<()> {
+        let (plan, weights) = (self.program.plan(), self.program.weights());
+        let (rows, input) = (plan.rows(output), plan.rows(input));
+        let (outputs, stride) = (linear.outputs as usize, float_stride(linear.outputs as usize));
+        let layer = Layer::of(weights, linear)?;
+        let (norm, residual) = match epilogue {
+            Epilogue::ResidualNorm { residual, norm } => (Some(norm_of(weights, norm)?), plan.rows(residual).floats?),
+            Epilogue::None | Epilogue::Gelu => (None, Buffer::default()),
+        };
+        let (values, scales) = match layer {
+            Layer::I8(_) => (input.integers?, input.scales?),
+            Layer::F32(_) => (input.floats?, Buffer::default()),
+        };
+        let [values, scales, residual, work, output @ ..] =
+            disjoint(self.memory, [values, scales, residual, work, rows.floats(), rows.integers(), rows.scales()])?;
+        let (work, residual) = (floats(work)?, floats(residual)?);
+        let mut output = Output::of(output, rows)?;
+        let gelu = epilogue == Epilogue::Gelu;
+        for block in blocks(self.ids.len()) {
+            let in_place = norm.is_none() && rows.floats.is_some();
+            let to = if in_place {
+                output.floats(&block)?
+            } else {
+                FloatsMut { values: &mut *work, rows: block.len(), width: outputs, stride }
+            };
+            match &layer {
+                Layer::I8(layer) => {
+                    let input = Integers {
+                        values: values.get(block.start * integer_stride(input.width)..)?,
+                        scales: floats(scales)?.get(block.clone())?,
+                        rows: block.len(),
+                        width: input.width,
+                        stride: integer_stride(input.width),
+                    };
+                    kernels.linear_i8(input, layer, gelu, to)?;
+                }
+                Layer::F32(layer) => {
+                    let stride = float_stride(input.width);
+                    let values = floats(values)?.get(block.start * stride..)?;
+                    let input = Floats { values, rows: block.len(), width: input.width, stride };
+                    kernels.linear_f32(input, layer, gelu, to)?;
+                }
+            }
+            let from = FloatsMut { values: &mut *work, rows: block.len(), width: outputs, stride };
+            match &norm {
+                Some(norm) => {
+                    let residual = residual.get(block.start * stride..)?;
+                    let residual = Floats { values: residual, rows: block.len(), width: outputs, stride };
+                    kernels.norm(from, Some(residual), norm, output.floats(&block)?)?;
+                    output.quantize(kernels, &block)?;
+                }
+                None if in_place => output.quantize(kernels, &block)?,
+                None => output.quantize_from(kernels, from, &block)?,
+            }
+        }
+        Some(())
+    }
+
+    fn attention<F: Family>(
+        &mut self,
+        kernels: F,
+        input: Rows,
+        heads: usize,
+        relative_bias: Option<Vector>,
+        output: Rows,
+        work: Buffer,
+    ) -> Option<()> {
+        let (plan, weights) = (self.program.plan(), self.program.weights());
+        let (input, rows) = (plan.rows(input), plan.rows(output));
+        let (tokens, hidden, stride) = (self.ids.len(), rows.width, float_stride(input.width));
+        let head = hidden.checked_div(heads)?;
+        let bias = match relative_bias {
+            Some(bias) => Some(weights.vector(bias)?.get(..bias.len as usize)?),
+            None => None,
+        };
+        let [values, work, output @ ..] =
+            disjoint(self.memory, [input.floats?, work, rows.floats?, rows.integers(), rows.scales()])?;
+        let (values, work) = (floats(values)?, floats(work)?);
+        let mut output = Output::of(output, rows)?;
+        for number in 0..heads {
+            let part = |of: usize| values.get(of * hidden + number * head..);
+            let bias = match bias {
+                Some(bias) => Some(bias.chunks_exact(bias.len() / heads).nth(number)?),
+                None => None,
+            };
+            let attention = Attention { query: part(0)?, key: part(1)?, value: part(2)?, tokens, head, stride, bias };
+            let all = output.floats(&(0..tokens))?;
+            let values = all.values.get_mut(number * head..)?;
+            kernels.attention(attention, work, FloatsMut { values, rows: tokens, width: head, stride: all.stride })?;
+        }
+        let all = output.floats(&(0..tokens))?;
+        if hidden < all.stride {
+            all.values
+                .chunks_exact_mut(all.stride)
+                .for_each(|row| row.iter_mut().skip(hidden).for_each(|value| *value = 0.0));
+        }
+        output.quantize(kernels, &(0..tokens))
+    }
+
+    fn head<F: Family>(
+        &mut self,
+        kernels: F,
+        input: Rows,
+        linear: Linear,
+        document: Document,
+        work: Buffer,
+    ) -> Option<()> {
+        let (shape, plan, weights) = (self.program.shape(), self.program.plan(), self.program.weights());
+        let input = plan.rows(input);
+        let (width, stride, labels) = (input.width, float_stride(input.width), shape.labels);
+        let logits_stride = float_stride(labels);
+        let Layer::F32(layer) = Layer::of(weights, linear)? else { return None };
+        let [sentence_logits, document_logits] = plan.logits();
+        let [states, work, sentence_logits, document_logits] =
+            disjoint(self.memory, [input.floats?, work, sentence_logits, document_logits])?;
+        let states = floats(states)?.chunks_exact(stride);
+        // The buffers are rounded up to their alignment.
+        let sentence_logits = floats(sentence_logits)?.get_mut(..shape.max_sentences * labels)?;
+        let document_logits = floats(document_logits)?.get_mut(..labels)?;
+
+        // A sentence beyond the last is none.
+        let sentences =
+            || self.sentence_ids.iter().map(|&id| usize::try_from(id).ok().filter(|&id| id < shape.max_sentences));
+        let used = sentences().flatten().max().map_or(0, |last| last + 1);
+        // The document's own row follows those of the sentences.
+        let (sums, work) = floats(work)?.split_at_mut_checked((shape.max_sentences + 1) * stride)?;
+        let (counts, logits) = work.split_at_mut_checked(shape.max_sentences + 1)?;
+        let sums = sums.get_mut(..(used + 1) * stride)?;
+        let counts = counts.get_mut(..used + 1)?;
+        sums.fill(0.0);
+        counts.fill(0.0);
+        for (sentence, state) in sentences().zip(states) {
+            let Some(sentence) = sentence else { continue };
+            sums.chunks_exact_mut(stride).nth(sentence)?.iter_mut().zip(state).for_each(|(sum, value)| *sum += value);
+            *counts.get_mut(sentence)? += 1.0;
+        }
+        let (by_sentence, of_document) = sums.split_at_mut_checked(used * stride)?;
+        for sentence in by_sentence.chunks_exact(stride) {
+            of_document.iter_mut().zip(sentence).for_each(|(sum, value)| *sum += value);
+        }
+        let (of_all, by_each) = counts.split_last_mut()?;
+        *of_all = by_each.iter().sum();
+        for (row, count) in sums.chunks_exact_mut(stride).zip(&*counts) {
+            row.iter_mut().for_each(|value| *value /= count.max(1.0));
+        }
+        let means = Floats { values: sums, rows: used + 1, width, stride };
+        let to = FloatsMut { values: &mut *logits, rows: used + 1, width: labels, stride: logits_stride };
+        kernels.linear_f32(means, &layer, false, to)?;
+
+        sentence_logits.fill(ABSENT);
+        let rows = logits.chunks_exact(logits_stride);
+        let by_sentence = rows.clone().zip(&*counts).take(used);
+        for ((row, &count), to) in by_sentence.zip(sentence_logits.chunks_exact_mut(labels)) {
+            if count > 0.0 {
+                to.copy_from_slice(row.get(..labels)?);
+            }
+        }
+        match document {
+            Document::Mean => document_logits.copy_from_slice(rows.clone().nth(used)?.get(..labels)?),
+            Document::LogSumExp { bias } => {
+                let bias = weights.vector(bias)?;
+                for (label, (logit, bias)) in document_logits.iter_mut().zip(bias).enumerate() {
+                    let all = || sentence_logits.iter().skip(label).step_by(labels);
+                    let largest = all().fold(ABSENT, |largest, &value| largest.max(value));
+                    let sum: f32 = all().map(|value| exp_or_nothing(value - largest)).sum();
+                    *logit = ln(sum) + largest + bias;
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+/// Logit of a sentence that owns no token.
+const ABSENT: f32 = -1e9;
+
+/// `exp(x)` for `x <= 0`, 0 where `f32` would underflow.
+fn exp_or_nothing(x: f32) -> f32 {
+    if x < -86.0 { 0.0 } else { exp(x) }
+}
+
+/// Rows of one block after the other, all of nearly the same height.
+fn blocks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(BLOCK).max(1);
+    (0..count).map(move |block| rows * block / count..rows * (block + 1) / count)
+}
+
+/// Where a step's rows go: floats, and the integers that later steps multiply.
+struct Output<'m> {
+    floats: &'m mut [f32],
+    integers: &'m mut [u8],
+    scales: &'m mut [f32],
+    rows: RowsPlan,
+}
+
+impl<'m> Output<'m> {
+    fn of([values, integers, scales]: [&'m mut [u8]; 3], rows: RowsPlan) -> Option<Self> {
+        Some(Self { floats: floats(values)?, integers, scales: floats(scales)?, rows })
+    }
+
+    fn floats(&mut self, block: &Range<usize>) -> Option<FloatsMut<'_>> {
+        let (width, stride) = (self.rows.width, float_stride(self.rows.width));
+        let values = self.floats.get_mut(block.start * stride..block.end * stride)?;
+        Some(FloatsMut { values, rows: block.len(), width, stride })
+    }
+
+    /// Rounds the floats of a block, if a later step multiplies integers.
+    fn quantize<F: Family>(&mut self, kernels: F, block: &Range<usize>) -> Option<()> {
+        let (width, stride) = (self.rows.width, float_stride(self.rows.width));
+        if self.rows.integers.is_none() {
+            return Some(());
+        }
+        let values = self.floats.get(block.start * stride..)?;
+        let input = Floats { values, rows: block.len(), width, stride };
+        kernels.quantize(input, integers_of(self.integers, self.scales, width, block)?)
+    }
+
+    /// Rounds floats that are not stored otherwise.
+    fn quantize_from<F: Family>(&mut self, kernels: F, from: FloatsMut<'_>, block: &Range<usize>) -> Option<()> {
+        if self.rows.integers.is_none() {
+            return Some(());
+        }
+        let input = Floats { values: from.values, rows: from.rows, width: from.width, stride: from.stride };
+        kernels.quantize(input, integers_of(self.integers, self.scales, self.rows.width, block)?)
+    }
+}
+
+fn integers_of<'a>(
+    integers: &'a mut [u8],
+    scales: &'a mut [f32],
+    width: usize,
+    block: &Range<usize>,
+) -> Option<IntegersMut<'a>> {
+    let stride = integer_stride(width);
+    let values = integers.get_mut(block.start * stride..)?;
+    Some(IntegersMut { values, scales: scales.get_mut(block.start..)?, stride })
+}
+
+/// A linear layer's weights, found.
+enum Layer<'w> {
+    I8(LinearI8<'w>),
+    F32(LinearF32<'w>),
+}
+
+impl<'w> Layer<'w> {
+    fn of(weights: &'w Weights, linear: Linear) -> Option<Self> {
+        let (outputs, inputs) = (linear.outputs as usize, linear.inputs as usize);
+        let padded = outputs.next_multiple_of(LANES);
+        let bias = weights.vector(linear.bias)?;
+        Some(match linear.panels {
+            Panels::I8 { values, scales, sums } => Self::I8(LinearI8 {
+                outputs,
+                inputs,
+                panels: weights.view(values, padded * inputs.next_multiple_of(4))?,
+                scales: weights.vector(scales)?,
+                bias,
+                sums: weights.view(sums, padded)?,
+            }),
+            Panels::F32 { values } => {
+                Self::F32(LinearF32 { outputs, inputs, panels: weights.view(values, padded * inputs)?, bias })
+            }
+        })
+    }
+}
+
+/// An embedding table, found.
+enum Embedding<'w> {
+    I8 { values: &'w [i8], scales: &'w [f32] },
+    F32 { values: &'w [f32] },
+}
+
+impl<'w> Embedding<'w> {
+    fn of(weights: &'w Weights, table: Table) -> Option<Self> {
+        let len = table.rows as usize * table.width as usize;
+        Some(match table.values {
+            TableValues::I8 { values, scales } => Self::I8 {
+                values: weights.view(values, len)?,
+                scales: weights.vector(scales)?.get(..table.rows as usize)?,
+            },
+            TableValues::F32 { values } => Self::F32 { values: weights.view(values, len)? },
+        })
+    }
+
+    /// `None` when the table has no such row.
+    fn copy(&self, row: usize, to: &mut [f32]) -> Option<()> {
+        to.fill(0.0);
+        self.add(row, to)
+    }
+
+    fn add(&self, row: usize, to: &mut [f32]) -> Option<()> {
+        let range = row.checked_mul(to.len())?..(row + 1).checked_mul(to.len())?;
+        match self {
+            Self::I8 { values, scales } => {
+                let scale = *scales.get(row)?;
+                to.iter_mut().zip(values.get(range)?).for_each(|(to, &value)| *to += f32::from(value) * scale);
+            }
+            Self::F32 { values } => to.iter_mut().zip(values.get(range)?).for_each(|(to, value)| *to += value),
+        }
+        Some(())
+    }
+}
+
+impl RowsPlan {
+    fn floats(self) -> Buffer {
+        self.floats.unwrap_or_default()
+    }
+
+    fn integers(self) -> Buffer {
+        self.integers.unwrap_or_default()
+    }
+
+    fn scales(self) -> Buffer {
+        self.scales.unwrap_or_default()
+    }
+}
+
+fn norm_of(weights: &Weights, norm: Norm) -> Option<NormView<'_>> {
+    let Norm { weight, bias, epsilon } = norm;
+    Some(NormView { weight: weights.vector(weight)?, bias: weights.vector(bias)?, epsilon })
+}
+
+fn disjoint<const N: usize>(memory: &mut [u8], buffers: [Buffer; N]) -> Option<[&mut [u8]; N]> {
+    memory.get_disjoint_mut(buffers.map(Buffer::range)).ok()
+}
+
+fn floats(bytes: &mut [u8]) -> Option<&mut [f32]> {
+    bytemuck::try_cast_slice_mut(bytes).ok()
+}

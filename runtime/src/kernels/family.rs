@@ -1,0 +1,174 @@
+/// The kernels of one instruction set. A value of it is the proof that the processor has the instructions.
+///
+/// Every kernel returns `None`, and has written nothing or a part, when a buffer is shorter than its sizes say: an
+/// executor that plans its buffers never sees it.
+///
+/// Rows of floats are padded with zeros to a multiple of 16 values. Kernels compute the padding along, keep it zero, and
+/// leave it out of means and variances.
+pub(crate) trait Family: Copy {
+    /// Rounds each row to int8 in the byte form that this family multiplies, with a scale of its own: `amax = max(max|x|,
+    /// 1e-30)`, `q = round_half_even(x * (127 / amax))`, `scale = amax / 127`.
+    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()>;
+
+    /// `output = (f32(sum q w) * row scale) * scale + bias`, then GELU if asked for.
+    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()>;
+
+    /// `output = fma chain over the inputs, from 0 + bias`, then GELU if asked for.
+    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()>;
+
+    /// `output = (u - mean) * (1 / sqrt(variance + epsilon)) fma weight + bias`, where `u = input + residual`.
+    /// The input is overwritten.
+    fn norm(
+        self,
+        input: FloatsMut<'_>,
+        residual: Option<Floats<'_>>,
+        norm: &NormView<'_>,
+        output: FloatsMut<'_>,
+    ) -> Option<()>;
+
+    /// One head of an attention: for every query the scores (fma chain over the dimensions; plus bias), their exponentials
+    /// `p` after the largest was taken off, and `(fma chain over the keys of p v) * (1 / sum p)`.
+    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()>;
+}
+
+/// Rows of floats: row `r` is `values[r * stride..][..width]`, padded with zeros to a multiple of 16 where the row's owner
+/// has room for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Floats<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+}
+
+/// Rows of floats to write.
+pub(crate) struct FloatsMut<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+}
+
+/// Rows of int8 in a family's byte form, with a scale each.
+#[derive(Clone, Copy)]
+pub(crate) struct Integers<'a> {
+    pub(crate) values: &'a [u8],
+    pub(crate) scales: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+}
+
+/// Rows of int8 to write.
+pub(crate) struct IntegersMut<'a> {
+    pub(crate) values: &'a mut [u8],
+    pub(crate) scales: &'a mut [f32],
+    pub(crate) stride: usize,
+}
+
+/// Weights of an int8 linear layer, as a program stores them.
+pub(crate) struct LinearI8<'a> {
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    /// `[panels][quads][16][4]`.
+    pub(crate) panels: &'a [i8],
+    /// `[panels * 16]`, as are the next two.
+    pub(crate) scales: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) sums: &'a [i32],
+}
+
+/// Weights of an f32 linear layer, as a program stores them.
+pub(crate) struct LinearF32<'a> {
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    /// `[panels][inputs][16]`.
+    pub(crate) panels: &'a [f32],
+    /// `[panels * 16]`.
+    pub(crate) bias: &'a [f32],
+}
+
+/// A layer normalisation's weights, padded to a multiple of 16.
+pub(crate) struct NormView<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) epsilon: f32,
+}
+
+/// One head's queries, keys and values, `[tokens, head]` each, in rows of their common buffer.
+pub(crate) struct Attention<'a> {
+    pub(crate) query: &'a [f32],
+    pub(crate) key: &'a [f32],
+    pub(crate) value: &'a [f32],
+    pub(crate) tokens: usize,
+    pub(crate) head: usize,
+    pub(crate) stride: usize,
+    /// Added to the score of query `i` and key `j`: entry `j + len / 2 - i` (the middle one for `i == j`).
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl Floats<'_> {
+    /// Whether `width` values of every row are there.
+    pub(crate) fn holds(&self, width: usize) -> bool {
+        holds(self.values.len(), self.rows, width, self.stride)
+    }
+}
+
+impl FloatsMut<'_> {
+    /// Whether `width` values of every row are there.
+    pub(crate) fn holds(&self, width: usize) -> bool {
+        holds(self.values.len(), self.rows, width, self.stride)
+    }
+}
+
+impl Integers<'_> {
+    /// Whether `width` bytes and the scale of every row are there.
+    pub(crate) fn holds(&self, width: usize) -> bool {
+        holds(self.values.len(), self.rows, width, self.stride) && self.scales.len() >= self.rows
+    }
+}
+
+impl IntegersMut<'_> {
+    /// Whether `width` bytes and the scale of `rows` rows are there.
+    pub(crate) fn holds(&self, rows: usize, width: usize) -> bool {
+        holds(self.values.len(), rows, width, self.stride) && self.scales.len() >= rows
+    }
+}
+
+impl LinearI8<'_> {
+    pub(crate) fn holds(&self) -> bool {
+        let padded = self.outputs.next_multiple_of(16);
+        self.panels.len() >= padded * self.inputs.next_multiple_of(4)
+            && [self.scales.len(), self.bias.len(), self.sums.len()].iter().all(|&len| len >= padded)
+    }
+}
+
+impl LinearF32<'_> {
+    pub(crate) fn holds(&self) -> bool {
+        let padded = self.outputs.next_multiple_of(16);
+        self.panels.len() >= padded * self.inputs && self.bias.len() >= padded
+    }
+}
+
+impl Attention<'_> {
+    /// Floats of work space: keys by panels of 16, values, scores of a tile of queries.
+    pub(crate) fn work_len(tokens: usize, head: usize) -> usize {
+        let keys = tokens.next_multiple_of(16);
+        keys * (head + head.next_multiple_of(16) + QUERIES)
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.tokens > 0
+            && [self.query, self.key, self.value]
+                .iter()
+                .all(|values| holds(values.len(), self.tokens, self.head, self.stride))
+            && self.bias.is_none_or(|bias| bias.len() % 2 == 1 && bias.len() / 2 + 1 >= self.tokens)
+    }
+}
+
+/// Queries whose scores are held at once.
+pub(crate) const QUERIES: usize = 12;
+
+fn holds(len: usize, rows: usize, width: usize, stride: usize) -> bool {
+    rows == 0 || (width <= stride && rows.checked_mul(stride).is_some_and(|all| len >= all - stride + width))
+}

@@ -1,0 +1,5 @@
+pub(super) use avx2::Avx2;
+pub(super) use avx512::Avx512Vnni;
+
+mod avx2;
+mod avx512;

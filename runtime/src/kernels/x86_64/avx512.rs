@@ -1,0 +1,366 @@
+//! AVX-512: 16 lanes are one register, a quad of inputs by 16 outputs is one `vpdpbusd`.
+
+#![expect(unsafe_code, reason = "instructions of one processor family")]
+
+use core::arch::x86_64::*;
+
+use crate::kernels::family::{
+    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+};
+use crate::kernels::floats::{self, Columns, Finish, Tile, tiles};
+use crate::kernels::lanes::Lanes;
+
+/// AVX-512 F, BW, DQ, VL and VNNI. Inputs are multiplied as unsigned bytes, `q + 128`.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// `None` when the processor does not have all of it.
+    pub(in crate::kernels) fn detect() -> Option<Self> {
+        let detected = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        detected.then_some(Self(()))
+    }
+}
+
+impl Family for Avx512Vnni {
+    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
+        let width = input.width.next_multiple_of(16);
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        (input.holds(width) && output.holds(input.rows, width)).then(|| unsafe { quantize(input, output) })
+    }
+
+    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+        let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
+        let holds = input.holds(input.width.next_multiple_of(4)) && linear.holds();
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        (fits && holds && output.holds(output.width.next_multiple_of(16)))
+            .then(|| unsafe { linear_i8(input, linear, gelu, output) })
+    }
+
+    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+        let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        (fits && input.holds(input.width) && linear.holds() && output.holds(output.width.next_multiple_of(16)))
+            .then(|| unsafe { linear_f32(input, linear, gelu, output) })
+    }
+
+    fn norm(
+        self,
+        input: FloatsMut<'_>,
+        residual: Option<Floats<'_>>,
+        norm: &NormView<'_>,
+        output: FloatsMut<'_>,
+    ) -> Option<()> {
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        floats::norm_fits(&input, residual.as_ref(), norm, &output)
+            .then(|| unsafe { self::norm(input, residual, norm, output) })
+    }
+
+    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        floats::attention_fits(&attention, work, &output).then(|| unsafe { self::attention(&attention, work, output) })
+    }
+}
+
+// SAFETY of all functions below: the instructions are there, and the buffers hold what their sizes say.
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn quantize(input: Floats<'_>, output: IntegersMut<'_>) {
+    // SAFETY: as this function's.
+    unsafe { floats::quantize::<__m512>(input, output) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn linear_f32(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) {
+    // SAFETY: as this function's.
+    unsafe { floats::linear::<__m512>(input, linear, gelu, output) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn norm(input: FloatsMut<'_>, residual: Option<Floats<'_>>, norm: &NormView<'_>, output: FloatsMut<'_>) {
+    // SAFETY: as this function's.
+    unsafe { floats::norm::<__m512>(input, residual, norm, output) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn attention(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+    // SAFETY: as this function's.
+    unsafe { floats::attention::<__m512>(attention, work, output) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn linear_i8(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
+    let panels = linear.outputs.div_ceil(16);
+    let quads = linear.inputs.div_ceil(4);
+    let mut panel = 0;
+    while panel < panels {
+        let wide = panel + 1 < panels;
+        // SAFETY: `panel` is one of the panels.
+        let weights = unsafe {
+            Weights {
+                panel: linear.panels.as_ptr().add(panel * quads * 64),
+                stride: quads * 64,
+                quads,
+                scales: linear.scales.as_ptr().add(panel * 16),
+                bias: linear.bias.as_ptr().add(panel * 16),
+                sums: linear.sums.as_ptr().add(panel * 16),
+            }
+        };
+        for (first, rows) in tiles(input.rows) {
+            // SAFETY: the rows are some of the input's.
+            unsafe {
+                let from = input.values.as_ptr().add(first * input.stride);
+                let scales = input.scales.as_ptr().add(first);
+                let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
+                let rows_of = Rows { from, stride: input.stride, scales };
+                product(rows_of, &weights, rows, wide, to, output.stride);
+                if gelu {
+                    let tile = Tile { from: to, from_stride: output.stride, to, to_stride: output.stride };
+                    floats::gelu::<__m512>(tile, rows, wide);
+                }
+            }
+        }
+        panel += 2;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Rows {
+    from: *const u8,
+    stride: usize,
+    scales: *const f32,
+}
+
+/// One or two panels of weights.
+struct Weights {
+    panel: *const i8,
+    /// From one panel to the next.
+    stride: usize,
+    quads: usize,
+    scales: *const f32,
+    bias: *const f32,
+    sums: *const i32,
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn product(input: Rows, weights: &Weights, rows: usize, wide: bool, to: *mut f32, to_stride: usize) {
+    macro_rules! by_rows {
+        ($($rows:literal)*) => {
+            match (rows, wide) {
+                $(
+                    // SAFETY: as this function's.
+                    ($rows, true) => unsafe { product_of::<$rows, 2>(input, weights, to, to_stride) },
+                    // SAFETY: as this function's.
+                    ($rows, false) => unsafe { product_of::<$rows, 1>(input, weights, to, to_stride) },
+                )*
+                _ => {}
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
+    input: Rows,
+    weights: &Weights,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    // SAFETY: rows, weights and output are inside their buffers.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); PANELS]; ROWS];
+        for panel in 0..PANELS {
+            // Takes off again what the offset of 128 adds.
+            let sum = _mm512_loadu_si512(weights.sums.add(panel * 16).cast());
+            let start = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(sum));
+            for row in &mut sums {
+                row[panel] = start;
+            }
+        }
+        let mut quad = weights.panel;
+        for at in 0..weights.quads {
+            let mut right = [_mm512_setzero_si512(); PANELS];
+            for panel in 0..PANELS {
+                right[panel] = _mm512_loadu_si512(quad.add(panel * weights.stride).cast());
+            }
+            for row in 0..ROWS {
+                let left = input.from.add(row * input.stride + at * 4).cast::<i32>().read_unaligned();
+                let left = _mm512_set1_epi32(left);
+                for panel in 0..PANELS {
+                    sums[row][panel] = _mm512_dpbusd_epi32(sums[row][panel], left, right[panel]);
+                }
+            }
+            // The next panels, while these are multiplied: what lies past the last one is never read.
+            for panel in 0..PANELS {
+                _mm_prefetch::<_MM_HINT_T0>(quad.wrapping_add((PANELS + panel) * weights.stride));
+            }
+            quad = quad.add(64);
+        }
+        for panel in 0..PANELS {
+            let scale = _mm512_loadu_ps(weights.scales.add(panel * 16));
+            let bias = _mm512_loadu_ps(weights.bias.add(panel * 16));
+            for row in 0..ROWS {
+                let by_row =
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(sums[row][panel]), _mm512_set1_ps(*input.scales.add(row)));
+                let value = _mm512_add_ps(_mm512_mul_ps(by_row, scale), bias);
+                _mm512_storeu_ps(to.add(row * to_stride + panel * 16), value);
+            }
+        }
+    }
+}
+
+impl Lanes for __m512 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { _mm512_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { _mm512_sub_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { _mm512_mul_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, by: Self, plus: Self) -> Self {
+        unsafe { _mm512_fmadd_ps(self, by, plus) }
+    }
+
+    #[inline(always)]
+    unsafe fn fms(self, by: Self, less: Self) -> Self {
+        unsafe { _mm512_fmsub_ps(self, by, less) }
+    }
+
+    #[inline(always)]
+    unsafe fn fnma(self, by: Self, from: Self) -> Self {
+        unsafe { _mm512_fnmadd_ps(self, by, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe { _mm512_max_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        unsafe { _mm512_min_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        unsafe { _mm512_abs_ps(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn select(mask: Self, this: Self, other: Self) -> Self {
+        unsafe { _mm512_mask_mov_ps(other, _mm512_movepi32_mask(_mm512_castps_si512(mask)), this) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(self, exponent: Self) -> Self {
+        unsafe {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(exponent));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self), exponent))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        unsafe {
+            let half = _mm256_add_ps(_mm512_castps512_ps256(self), _mm512_extractf32x8_ps::<1>(self));
+            super::avx2::sum_of_eight(half)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe {
+            super::avx2::largest_of_eight(_mm256_max_ps(
+                _mm512_castps512_ps256(self),
+                _mm512_extractf32x8_ps::<1>(self),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << count) - 1) as __mmask16, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32) {
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (at, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(at * stride));
+            }
+            // Blocks of 4 by 4 inside each quarter of the registers.
+            for four in rows.chunks_exact_mut(4) {
+                let low = _mm512_castps_pd(_mm512_unpacklo_ps(four[0], four[1]));
+                let high = _mm512_castps_pd(_mm512_unpackhi_ps(four[0], four[1]));
+                let other_low = _mm512_castps_pd(_mm512_unpacklo_ps(four[2], four[3]));
+                let other_high = _mm512_castps_pd(_mm512_unpackhi_ps(four[2], four[3]));
+                four[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, other_low));
+                four[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, other_low));
+                four[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, other_high));
+                four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, other_high));
+            }
+            // Quarters across the registers: register `4 q + c` has, in its quarter `p`, column `4 p + c` of rows `4 q..`.
+            for column in 0..4 {
+                let [a, b, c, d] = [rows[column], rows[4 + column], rows[8 + column], rows[12 + column]];
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+                let other_even = _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d);
+                let other_odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d);
+                for (quarter, row) in [
+                    (0, _mm512_shuffle_f32x4::<0b10_00_10_00>(even, other_even)),
+                    (1, _mm512_shuffle_f32x4::<0b10_00_10_00>(odd, other_odd)),
+                    (2, _mm512_shuffle_f32x4::<0b11_01_11_01>(even, other_even)),
+                    (3, _mm512_shuffle_f32x4::<0b11_01_11_01>(odd, other_odd)),
+                ] {
+                    _mm512_storeu_ps(to.add((4 * quarter + column) * 16), row);
+                }
+            }
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {
+        unsafe { floats::product_of::<Self, ROWS, PANELS>(tile, columns, finish) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_integers(self, to: *mut u8) {
+        unsafe {
+            let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(self));
+            _mm_storeu_si128(to.cast(), _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN)));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Turns the graph of a BERT-family encoder with kdh's head into a [`Program`].
+//!
+//! tract reads the ONNX model and declutters it; [`read`](mod@read) turns its operators into expressions over named axes
+//! (token, sentence, head, feature), in which transpositions, reshapes, broadcasts and masks of a single text have
+//! vanished; [`assemble`] recognises the program's steps in them, by structure. Names of nodes play no part.
+
+use core::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
+
+use crate::program::{Program, ProgramError, Shape};
+
+mod assemble;
+mod expr;
+mod read;
+
+/// Lowers an ONNX model with the inputs `input_ids` and `sentence_ids` and the outputs `sentence_logits` and
+/// `document_logits`.
+///
+/// The encoder is a post-norm transformer (Vaswani et al. 2017) with learnt positions and the exact GELU, in f32 or with
+/// linear layers in the dynamic int8 of the exporter's `ARITHMETIC.md`. The further inputs that encoders have elsewhere
+/// are those of one text without padding: `attention_mask` is all 1, `token_type_ids` all 0.
+///
+/// # Errors
+///
+/// [`LowerError`] says which operator is in the way. The model may still run on tract.
+pub fn lower(model: &[u8], shape: Shape) -> Result<Program, LowerError> {
+    // tract does not promise to refuse every strange graph in good order.
+    let work = || {
+        let graph = typed(model).map_err(|error| LowerError::Graph(format!("{error:#}")))?;
+        let expressions = read::read(&graph).map_err(|error| LowerError::Graph(format!("{error:#}")))?;
+        assemble::assemble(&expressions, shape)
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(LowerError::Graph("tract panicked".into())))
+}
+
+/// A model cannot be lowered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LowerError {
+    /// The model cannot be read.
+    Graph(String),
+    /// An operator stands where no step of a program has one.
+    Operator {
+        /// The operator, and the name that the graph gives it.
+        operator: String,
+        /// Type and shape of what the operator gives.
+        shape: String,
+        /// Why it cannot be part of a program.
+        reason: String,
+    },
+    /// The parts were recognised and do not make a program.
+    Program(ProgramError),
+}
+
+impl From<ProgramError> for LowerError {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(error)
+    }
+}
+
+impl fmt::Display for LowerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Graph(cause) => write!(f, "the graph cannot be read ({cause})"),
+            Self::Operator { operator, shape, reason } => write!(f, "{operator}, which gives {shape}: {reason}"),
+            Self::Program(error) => error.fmt(f),
+        }
+    }
+}
+
+// The texts above already hold the text of the cause, so `source` stays empty: a chain would print it twice.
+impl core::error::Error for LowerError {}
+
+/// Symbol of the number of tokens.
+const TOKENS: &str = "tokens";
+
+fn typed(model: &[u8]) -> TractResult<TypedModel> {
+    parse(model)?.into_typed()?.into_decluttered()
+}
+
+/// Parses an ONNX model for one text of any number of tokens; the outputs are `sentence_logits` and `document_logits`.
+pub(crate) fn parse(model: &[u8]) -> TractResult<InferenceModel> {
+    // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
+    let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
+    let mut model =
+        onnx.model_for_read(&mut &model[..])?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
+    let tokens = model.symbols.sym(TOKENS);
+    for input in 0..model.inputs.len() {
+        model.set_input_fact(input, InferenceFact::dt_shape(i64::datum_type(), [1.to_dim(), tokens.to_dim()]))?;
+    }
+    Ok(model)
+}

@@ -1,0 +1,224 @@
+use core::ops::Range;
+
+use crate::kernels::Attention;
+
+use super::{ALIGNMENT, Epilogue, LANES, Panels, ProgramError, Rows, Shape, Step};
+
+/// Where every buffer of a run lies in the arena, for any number of tokens up to the maximum.
+///
+/// Two buffers share bytes only when no step needs both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    rows: Vec<RowsPlan>,
+    /// Work space of each step.
+    work: Vec<Buffer>,
+    sentence_logits: Buffer,
+    document_logits: Buffer,
+    arena_len: usize,
+}
+
+/// Bytes of the arena; `start` is a multiple of 64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+/// The forms in which one [`Rows`] is stored: those that are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RowsPlan {
+    /// Values of a row, without padding.
+    pub(crate) width: usize,
+    /// `f32 [max_tokens][stride]`, padded with zeros to a multiple of 16 values.
+    pub(crate) floats: Option<Buffer>,
+    /// `[max_tokens][stride]` bytes in the form that the kernel family multiplies, padded to a multiple of 64.
+    pub(crate) integers: Option<Buffer>,
+    /// `f32 [max_tokens]`: what an integer of each row stands for.
+    pub(crate) scales: Option<Buffer>,
+}
+
+/// Rows of one block: what a linear layer computes of all its outputs before the next block, so that they stay in the
+/// second-level cache until the epilogue has read them.
+pub(crate) const BLOCK: usize = 48;
+
+impl Plan {
+    pub(super) fn new(shape: &Shape, widths: &[u32], steps: &[Step]) -> Result<Self, ProgramError> {
+        let mut uses: Vec<Use> = widths.iter().map(|_| Use::default()).collect();
+        for (index, step) in steps.iter().enumerate() {
+            match *step {
+                Step::Embed { output, .. } => uses[output.index()] = Use::floats(index),
+                Step::Linear { input, linear, epilogue, output } => {
+                    uses[output.index()] = match epilogue {
+                        Epilogue::ResidualNorm { .. } => Use::floats(index),
+                        Epilogue::None | Epilogue::Gelu => Use { first: index, ..Use::default() },
+                    };
+                    match linear.panels {
+                        Panels::I8 { .. } => uses[input.index()].integers = Some(index),
+                        Panels::F32 { .. } => uses[input.index()].floats = Some(index),
+                    }
+                    if let Epilogue::ResidualNorm { residual, .. } = epilogue {
+                        uses[residual.index()].floats = Some(index);
+                    }
+                }
+                Step::Attention { input, output, .. } => {
+                    uses[output.index()] = Use::floats(index);
+                    uses[input.index()].floats = Some(index);
+                }
+                Step::Head { input, .. } => uses[input.index()].floats = Some(index),
+            }
+        }
+
+        let tokens = shape.max_tokens;
+        let mut planner = Planner::default();
+        let rows = widths.iter().zip(&uses).map(|(&width, of)| {
+            let width = width as usize;
+            let mut place =
+                |last: Option<usize>, bytes: usize| last.map(|last| planner.place(bytes, of.first..last + 1));
+            RowsPlan {
+                width,
+                floats: place(of.floats, tokens * float_stride(width) * 4),
+                integers: place(of.integers, tokens * integer_stride(width)),
+                scales: place(of.integers, tokens * 4),
+            }
+        });
+        let rows: Vec<RowsPlan> = rows.collect();
+        let work = steps.iter().enumerate();
+        let work = work.map(|(index, step)| planner.place(work_len(shape, &rows, step), index..index + 1)).collect();
+        let last = steps.len();
+        let sentence_logits = planner.place(shape.max_sentences * shape.labels * 4, last - 1..last);
+        let document_logits = planner.place(shape.labels * 4, last - 1..last);
+        // The arena must be addressable on every target, with room for its alignment.
+        if planner.len > (isize::MAX as usize) / 2 {
+            return Err(ProgramError::OutOfRange("memory"));
+        }
+        Ok(Self { rows, work, sentence_logits, document_logits, arena_len: planner.len })
+    }
+
+    /// Bytes of the arena, a multiple of 64.
+    pub(crate) fn arena_len(&self) -> usize {
+        self.arena_len
+    }
+
+    pub(crate) fn rows(&self, rows: Rows) -> RowsPlan {
+        self.rows.get(rows.index()).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn work(&self, step: usize) -> Buffer {
+        self.work.get(step).copied().unwrap_or_default()
+    }
+
+    /// `f32 [max_sentences, labels]`, and `f32 [labels]`; left untouched after the last step.
+    pub(crate) fn logits(&self) -> [Buffer; 2] {
+        [self.sentence_logits, self.document_logits]
+    }
+}
+
+impl Buffer {
+    pub(crate) fn range(self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+/// Values from one row of floats to the next.
+pub(crate) fn float_stride(width: usize) -> usize {
+    round_up(width, LANES)
+}
+
+/// Bytes from one row of integers to the next.
+pub(crate) fn integer_stride(width: usize) -> usize {
+    round_up(width, ALIGNMENT)
+}
+
+pub(crate) fn round_up(value: usize, multiple: usize) -> usize {
+    value.next_multiple_of(multiple)
+}
+
+/// Bytes that a step needs for itself.
+fn work_len(shape: &Shape, rows: &[RowsPlan], step: &Step) -> usize {
+    let width = |of: Rows| rows.get(of.index()).map_or(0, |rows| rows.width);
+    match *step {
+        // Rows of a block before the layer normalisation, and before they are rounded.
+        Step::Embed { output, .. } | Step::Linear { output, .. } => 4 * BLOCK * float_stride(width(output)),
+        Step::Attention { output, heads, .. } => {
+            4 * Attention::work_len(shape.max_tokens, width(output) / heads as usize)
+        }
+        // Sums, numbers of tokens and logits of all sentences and of the document.
+        Step::Head { input, .. } => {
+            4 * (shape.max_sentences + 1) * (float_stride(width(input)) + 1 + float_stride(shape.labels))
+        }
+    }
+}
+
+/// Steps in which a [`Rows`] lives.
+#[derive(Clone, Copy, Default)]
+struct Use {
+    first: usize,
+    /// Last step that reads the floats; `None` when none does.
+    floats: Option<usize>,
+    /// Last step that reads the integers; `None` when none does.
+    integers: Option<usize>,
+}
+
+impl Use {
+    /// Rows that are stored as floats, because their step works on them there.
+    fn floats(step: usize) -> Self {
+        Self { first: step, floats: Some(step), integers: None }
+    }
+}
+
+#[derive(Default)]
+struct Planner {
+    placed: Vec<(Buffer, Range<usize>)>,
+    len: usize,
+}
+
+impl Planner {
+    /// The lowest place that is free in all of `steps`.
+    fn place(&mut self, bytes: usize, steps: Range<usize>) -> Buffer {
+        let len = round_up(bytes, ALIGNMENT);
+        let overlaps = |other: &Range<usize>| other.start < steps.end && steps.start < other.end;
+        let mut taken: Vec<Buffer> =
+            self.placed.iter().filter(|(_, other)| overlaps(other)).map(|&(buffer, _)| buffer).collect();
+        taken.sort_unstable_by_key(|buffer| buffer.start);
+        let mut start = 0;
+        for other in taken {
+            if start + len <= other.start {
+                break;
+            }
+            start = start.max(other.start + other.len);
+        }
+        let buffer = Buffer { start, len };
+        self.placed.push((buffer, steps));
+        self.len = self.len.max(start + len);
+        buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_one_step_never_overlap() {
+        let mut planner = Planner::default();
+        for index in 0..200_usize {
+            planner.place(1 + index * 37 % 500, index / 3..index / 3 + 1 + index % 7);
+        }
+        for (a, (buffer, steps)) in planner.placed.iter().enumerate() {
+            assert!(buffer.start % ALIGNMENT == 0 && buffer.start + buffer.len <= planner.len);
+            for (other, others) in &planner.placed[..a] {
+                let apart = buffer.start + buffer.len <= other.start || other.start + other.len <= buffer.start;
+                assert!(apart || steps.end <= others.start || others.end <= steps.start);
+            }
+        }
+    }
+
+    #[test]
+    fn dead_buffers_are_used_again() {
+        let mut planner = Planner::default();
+        assert_eq!(planner.place(100, 0..2), Buffer { start: 0, len: 128 });
+        assert_eq!(planner.place(64, 1..4), Buffer { start: 128, len: 64 });
+        assert_eq!(planner.place(64, 2..3), Buffer { start: 0, len: 64 });
+        assert_eq!(planner.len, 192);
+    }
+}
