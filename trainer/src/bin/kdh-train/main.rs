@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod distill;
 mod eval;
+mod experiment;
 mod fit;
 mod pso;
 mod run;
@@ -18,8 +19,8 @@ mod weights;
 /// The usual way: `import` a corpus, `weights fetch` pretrained weights, `fit` a teacher, `distill` a student, choose its `thresholds`,
 /// `eval` it, and hand the student folder to `kdh-export pack`.
 ///
-/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done; 1 training diverged;
-/// 2 bad usage or bad input.
+/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done; 1 training diverged,
+/// or some cells of an experiment failed; 2 bad usage or bad input.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -41,6 +42,8 @@ enum Command {
     Distill(Box<distill::Distill>),
     #[command(subcommand)]
     Pso(pso::PsoCommand),
+    #[command(subcommand)]
+    Experiment(experiment::ExperimentCommand),
     /// Score a student on labelled data.
     Eval(eval::Eval),
     /// Choose the labels' thresholds from predictions on data that the student was not trained on.
@@ -52,7 +55,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<kdh_trainer::fit::Diverged>() { 1 } else { 2 })
+            let trained = error.is::<kdh_trainer::fit::Diverged>() || error.is::<experiment::Incomplete>();
+            ExitCode::from(if trained { 1 } else { 2 })
         }
     }
 }
@@ -64,6 +68,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
         Command::Pso(command) => command.run(),
+        Command::Experiment(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Thresholds(command) => command.run(),
     }
