@@ -221,12 +221,15 @@ fn check(input: &DistillInput<'_>, options: &DistillOptions) -> Result<()> {
 
 /// Reads prediction files of several teachers and takes the mean of their logits.
 ///
+/// Labels in the files are dropped: some teachers were run on documents whose labels are known, some on texts alone.
+///
 /// # Errors
 /// When a file cannot be read, or the members are not over the same documents.
 pub fn ensemble(members: &[&Path], codes: &[String]) -> Result<Predictions> {
     let read = |path: &&Path| {
         let mut predictions = Predictions::default();
         predictions.append(path, codes).with_context(|| format!("in the teacher's logits {}", path.display()))?;
+        predictions.truth.fill(false);
         Ok(predictions)
     };
     Predictions::mean(&members.iter().map(read).collect::<Result<Vec<_>>>()?)

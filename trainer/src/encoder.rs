@@ -109,19 +109,38 @@ impl Encoder {
 
     /// As [`Encoder::forward`], for every level: the embeddings' states first, then each layer's.
     pub fn states(&self, ids: &Tensor, mask: &Tensor, pass: Pass) -> Vec<Tensor> {
+        self.states_above(0, self.embed(ids, pass), mask, pass)
+    }
+
+    /// The levels from `level` up, given that level's states: 0 is the embeddings' level, 1 the first layer's.
+    pub fn states_above(&self, level: usize, states: Tensor, mask: &Tensor, pass: Pass) -> Vec<Tensor> {
+        let bias = self.attention_bias(mask, states.size()[1], pass.precision);
+        let mut levels = vec![states];
+        for layer in self.layers.iter().skip(level) {
+            let next = layer.forward(&levels[levels.len() - 1], bias.as_ref(), pass);
+            levels.push(next);
+        }
+        levels
+    }
+
+    /// States of one level alone, without gradients.
+    pub(crate) fn level(&self, level: usize, ids: &Tensor, mask: &Tensor, precision: Precision) -> Tensor {
+        tch::no_grad(|| {
+            let pass = Pass::evaluation(precision);
+            let first = self.embed(ids, pass);
+            let bias = self.attention_bias(mask, first.size()[1], precision);
+            self.layers.iter().take(level).fold(first, |states, layer| layer.forward(&states, bias.as_ref(), pass))
+        })
+    }
+
+    fn embed(&self, ids: &Tensor, pass: Pass) -> Tensor {
         let tokens = ids.size()[1];
         let first = self.config.architecture.first_position();
         let mut sum = Tensor::embedding(&self.word, ids, -1, false, false) + self.position.i(first..first + tokens);
         if let Some(token_type) = &self.token_type {
             sum += token_type.i(0);
         }
-        let mut states = vec![dropout(self.norm.forward(&sum), pass.hidden_dropout)];
-        let bias = self.attention_bias(mask, tokens, pass.precision);
-        for layer in &self.layers {
-            let next = layer.forward(&states[states.len() - 1], bias.as_ref(), pass);
-            states.push(next);
-        }
-        states
+        dropout(self.norm.forward(&sum), pass.hidden_dropout)
     }
 
     /// Queries, keys and values of a layer, counted from 0, for the states that it is given: each f32

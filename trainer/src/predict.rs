@@ -136,6 +136,21 @@ impl Predictions {
         Ok(mean)
     }
 
+    /// Rounds all logits to so many decimals, for a file that is kept: three are finer than any teacher is sure.
+    pub fn round(&mut self, decimals: u8) {
+        let scale = 10f32.powi(i32::from(decimals));
+        let sentences = self.sentences.iter_mut().flat_map(|sentences| &mut sentences.logits);
+        self.logits.iter_mut().chain(sentences).for_each(|logit| *logit = (*logit * scale).round() / scale);
+    }
+
+    /// Appends predictions of other documents.
+    pub fn extend(&mut self, other: Self) {
+        self.ids.extend(other.ids);
+        self.truth.extend(other.truth);
+        self.logits.extend(other.logits);
+        self.sentences.extend(other.sentences);
+    }
+
     /// Probabilities, row after row.
     pub fn probabilities(&self) -> Vec<f32> {
         self.logits.iter().map(|&logit| 1.0 / (1.0 + (-logit).exp())).collect()
@@ -277,6 +292,11 @@ mod tests {
         let mean = Predictions::mean(&[first.clone(), second]).unwrap();
         assert_eq!(mean.logits, [2.0, 3.0]);
         assert_eq!(mean.sentences, [sentence(&[0, 9], &[2.0, 2.0]), sentence(&[0], &[7.0])]);
+        let mut rounded = first.clone();
+        rounded.logits[0] = -1.23456;
+        rounded.sentences[0].logits[1] = 0.0006;
+        rounded.round(3);
+        assert_eq!((rounded.logits[0], rounded.sentences[0].logits[1]), (-1.235, 0.001));
         let stranger = member(["1", "3"], [0.0, 0.0], [none(), none()]);
         assert!(Predictions::mean(&[first, stranger]).unwrap_err().to_string().contains("no document 2"));
         assert!(Predictions::mean(&[]).is_err());

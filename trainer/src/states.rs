@@ -13,13 +13,14 @@ use tch::{Device, IndexOp, Kind, Tensor};
 
 use crate::data::{Batch, Encoder, Example};
 use crate::encoder::{Parameter, Pass, Precision};
+use crate::fit::defaults;
 use crate::loss::{attention_relation, state_cosine, state_mse};
 use crate::model::Classifier;
 use crate::teacher::{TeacherOptions, teacher_key};
 
 /// Weights of the terms that compare a student's last layer with the teacher's, beside the loss of logits. They take
 /// part in the first stage of a distillation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct StateOptions {
     /// Weight of the cosine distance of last token states, the student's projected to the teacher's width (DistilBERT).
     #[arg(long, default_value_t = 0.0)]
@@ -33,6 +34,13 @@ pub struct StateOptions {
     /// Relation heads; must divide the width of both models.
     #[arg(long, default_value_t = 12)]
     pub relation_heads: i64,
+}
+
+/// The defaults of the command line, which are written only once, beside the options.
+impl Default for StateOptions {
+    fn default() -> Self {
+        defaults()
+    }
 }
 
 impl StateOptions {
@@ -199,7 +207,7 @@ impl<'a> StateTerms<'a> {
         Parameter { name: "state_projection.weight".into(), tensor: self.projection.shallow_clone(), depth }
     }
 
-    /// The terms, weighted and added. `levels` are the student's states, the embeddings' first.
+    /// The terms, weighted and added. `levels` are the student's states, the last layer's last.
     pub(crate) fn loss(
         &self,
         model: &Classifier,
@@ -224,7 +232,7 @@ impl<'a> StateTerms<'a> {
             }
         }
         if options.attention_relation > 0.0 {
-            let layer = levels.len() - 2;
+            let layer = model.encoder().config().layers as usize - 1;
             let ours = model.encoder().queries_keys_values(layer, before, pass.precision);
             for (ours, theirs) in ours.iter().zip(&relations) {
                 let divergence = attention_relation(ours, theirs, options.relation_heads, &batch.mask);

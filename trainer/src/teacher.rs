@@ -56,24 +56,38 @@ pub fn teacher_logits(
         predictions.append(&path, codes)?;
         return Ok((path, predictions));
     }
-    let (model, card) = Classifier::read(teacher, device)?;
-    let vocabulary = fs::read(teacher.join("vocab.txt")).context("cannot read the teacher's vocab.txt")?;
-    let mut encoder = Encoder::new(
-        &vocabulary,
-        &card.tokenizer,
-        codes.to_vec(),
-        card.max_tokens as usize,
-        card.max_sentences as usize,
-        options.boundaries,
-    )?;
-    // Transfer documents may have labels of another task, so nobody's labels are read.
-    let examples: Vec<_> = documents.iter().map(|document| encoder.encode_text(document)).collect();
-    let predictions = Predictions::of(&model, &examples, options.batch_size, options.precision, device, progress);
+    let predictions = run_teacher(teacher, documents, options, device, progress)?;
     fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let draft = path.with_extension("draft");
     predictions.write(&draft, codes)?;
     fs::rename(&draft, &path).with_context(|| format!("cannot move {} into place", draft.display()))?;
     Ok((path, predictions))
+}
+
+/// What a trained model says of documents and their sentences. Their labels are not read, and the predictions hold none:
+/// transfer documents may have labels of another task.
+///
+/// # Errors
+/// When the model's folder cannot be read.
+pub fn run_teacher(
+    teacher: &Path,
+    documents: &[Document],
+    options: TeacherOptions,
+    device: Device,
+    progress: impl FnMut(usize),
+) -> Result<Predictions> {
+    let (model, card) = Classifier::read(teacher, device)?;
+    let vocabulary = fs::read(teacher.join("vocab.txt")).context("cannot read the teacher's vocab.txt")?;
+    let mut encoder = Encoder::new(
+        &vocabulary,
+        &card.tokenizer,
+        card.labels.iter().map(|label| label.code.clone()).collect(),
+        card.max_tokens as usize,
+        card.max_sentences as usize,
+        options.boundaries,
+    )?;
+    let examples: Vec<_> = documents.iter().map(|document| encoder.encode_text(document)).collect();
+    Ok(Predictions::of(&model, &examples, options.batch_size, options.precision, device, progress))
 }
 
 /// Digest of everything that the logits depend on.

@@ -41,6 +41,11 @@ learning_rate = 5e-3
 head_factor = 10.0
 
 [[arms]]
+name = "words"
+kind = "linear"
+options = { min_documents = 1 }
+
+[[arms]]
 name = "teacher"
 kind = "fit"
 weights = "weights"
@@ -50,7 +55,7 @@ options = { epochs = 4 }
 name = "student"
 kind = "distill"
 weights = "weights"
-teachers = ["teacher"]
+teachers = ["teacher", "words"]
 
 [[arms]]
 name = "no-sentences"
@@ -122,7 +127,7 @@ fn a_killed_experiment_goes_on_and_ends_the_same() {
     let whole = run(folder, "whole");
     assert!(whole.status.success(), "{}", errors(&whole));
     let result: Value = serde_json::from_slice(&whole.stdout).unwrap();
-    let total = 3 * 3 + 3 * 4;
+    let total = 3 * 4 + 3 * 5;
     assert_eq!(result["cells"].as_array().unwrap().len(), total);
 
     // A real kill, in the midst of a training after some cells are done.
@@ -137,7 +142,7 @@ fn a_killed_experiment_goes_on_and_ends_the_same() {
         let mut paths = entries.map(|entry| entry.unwrap().path());
         paths.any(|path| path.join("run/metrics.jsonl").is_file() && !path.join("cell.json").is_file())
     };
-    while cells(&folder.join("killed")).len() < 4 || !running() {
+    while cells(&folder.join("killed")).len() < 6 || !running() {
         assert!(started.elapsed() < Duration::from_secs(60), "the experiment does not get on");
         assert!(child.try_wait().unwrap().is_none(), "the experiment is over before it could be killed");
         std::thread::sleep(Duration::from_millis(2));
@@ -145,7 +150,7 @@ fn a_killed_experiment_goes_on_and_ends_the_same() {
     child.kill().unwrap();
     child.wait().unwrap();
     let before = cells(&folder.join("killed")).len();
-    assert!((4..total).contains(&before));
+    assert!((6..total).contains(&before));
     assert!(!folder.join("killed/result.json").exists());
 
     let resumed = run(folder, "killed");
@@ -178,7 +183,7 @@ fn check_result(result: &Value) {
     let half = result["data"][1]["documents"].as_u64().unwrap();
     assert!((43..=47).contains(&half), "{half}");
     let arms = result["arms"].as_array().unwrap();
-    assert_eq!(arms.len(), 3 + 4);
+    assert_eq!(arms.len(), 4 + 5);
     for arm in arms {
         let (low, f1, high) = (&arm["micro_f1"]["low"], &arm["micro_f1"]["estimate"], &arm["micro_f1"]["high"]);
         let [low, f1, high] = [low, f1, high].map(|value| value.as_f64().unwrap());
@@ -201,7 +206,7 @@ fn check_result(result: &Value) {
         .iter()
         .map(|tests| (tests["blocks"].as_u64().unwrap(), tests["arms"].as_array().unwrap().len()))
         .collect();
-    assert_eq!(blocks, [(3, 3), (3, 4), (6, 3)]);
+    assert_eq!(blocks, [(3, 4), (3, 5), (6, 4)]);
 }
 
 /// The page is one file that refers to nothing, and neither it nor the result holds a text.
@@ -247,7 +252,8 @@ fn what_does_not_fit_is_refused_before_anything_is_trained() {
     refused("sample = 0.5", "sample = 0.001", "too few");
     refused("folds = 3", "folds = 60", "too few");
     refused("oracle.jsonl", "nowhere-{fold}.jsonl", "nowhere-1.jsonl");
-    refused("teachers = [\"teacher\"]", "teacher_logits = [\"weights/vocab.txt\"]", "line 1");
+    refused("min_documents", "min_words", "min_words");
+    refused("teachers = [\"teacher\", \"words\"]", "teacher_logits = [\"weights/vocab.txt\"]", "line 1");
     // A document that is in both files, as a whole or under another name.
     let mut dev = documents(30, 1000);
     dev[0] = documents(1, 0).remove(0);
@@ -276,7 +282,7 @@ fn one_failure_does_not_stop_the_rest_and_leaks_are_removed_on_demand() {
     dev[0].text = documents(1, 0).remove(0).text;
     dev[0].sentences.clear();
     write(&folder.join("dev.jsonl"), &dev);
-    // Predictions of the scored documents alone choose no thresholds.
+    // Thresholds may also be given.
     let text =
         file.replace("predictions = \"oracle.jsonl\"", "predictions = \"oracle.jsonl\"\nfixed_thresholds = [0.5]");
     fs::write(folder.join("experiment.toml"), text).unwrap();

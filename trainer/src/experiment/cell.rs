@@ -57,9 +57,10 @@ pub(super) fn run_cell(
     let [said_scored, said_inner] = match arm.kind {
         ArmKind::Predictions => plan.given(cell)?.into(),
         ArmKind::Linear => {
-            let (own, others) = linear::fit_and_predict(&arm.options, &train, [&scored, &inner], codes)?;
-            own.write(&folder.join(TRAIN), codes)?;
-            others
+            if cell.teaches {
+                linear::teach(&arm.options, &train, codes)?.write(&folder.join(TRAIN), codes)?;
+            }
+            linear::fit_and_predict(&arm.options, &train, [&scored, &inner], codes)?
         }
         ArmKind::Fit | ArmKind::Distill => {
             let options = plan.file.options(arm, cell.seed)?;

@@ -271,7 +271,7 @@ impl ExperimentFile {
             options.check()?;
         }
         match arm.kind {
-            ArmKind::Linear => super::linear::check(&arm.options)?,
+            ArmKind::Linear => drop(super::linear::check(&arm.options)?),
             ArmKind::Predictions => {
                 ensure!(arm.predictions.is_some(), "it needs predictions");
                 ensure!(

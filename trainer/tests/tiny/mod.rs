@@ -89,6 +89,7 @@ pub(crate) fn options() -> FitOptions {
         learning_rate: 5e-3,
         head_factor: 10.0,
         layer_decay: 0.9,
+        freeze: 0,
         warm_up: 0.1,
         weight_decay: 0.01,
         clip: 1.0,

@@ -1,11 +1,9 @@
 //! `kdh-train distill`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::dataset::Document;
 use kdh_trainer::data::read;
 use kdh_trainer::distill::{DistillInput, DistillOptions, distill, ensemble};
@@ -15,7 +13,7 @@ use kdh_trainer::teacher::{TeacherOptions, teacher_logits};
 use tch::Device;
 
 use crate::Machine;
-use crate::run::Run;
+use crate::run::{Run, teacher_bar};
 
 /// Distils a teacher into a student: first the student imitates the teacher alone, then it learns from teacher and
 /// labels together. A killed run goes on when the same command is given again.
@@ -84,7 +82,7 @@ impl Distill {
 
     /// Path of the teacher's logits, which are computed unless they are known.
     fn ask(&self, teacher: &Path, documents: &[Document], codes: &[String], device: Device) -> Result<PathBuf> {
-        let bar = bar(documents.len());
+        let bar = teacher_bar(documents.len());
         let done = |count: usize| bar.set_position(count as u64);
         let (path, _) = teacher_logits(teacher, documents, codes, self.teacher_options(), &self.cache, device, done)?;
         bar.finish_and_clear();
@@ -92,7 +90,7 @@ impl Distill {
     }
 
     fn look_inside(&self, teacher: &Path, documents: &[Document], device: Device) -> Result<TeacherStates> {
-        let bar = bar(documents.len());
+        let bar = teacher_bar(documents.len());
         let done = |count: usize| bar.set_position(count as u64);
         let states = TeacherStates::new(teacher, documents, self.teacher_options(), &self.cache, device, done)?;
         bar.finish_and_clear();
@@ -103,15 +101,4 @@ impl Distill {
         let fit = &self.options.fit;
         TeacherOptions { boundaries: fit.boundaries, precision: fit.precision, batch_size: fit.batch_size }
     }
-}
-
-fn bar(documents: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(documents as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} teacher {pos}/{len}  (ETA {eta_precise})") {
-        bar.set_style(style);
-    }
-    bar
 }

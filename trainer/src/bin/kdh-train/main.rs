@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod baseline;
 mod distill;
 mod eval;
 mod experiment;
 mod fit;
+mod predict;
 mod pso;
 mod run;
 mod thresholds;
@@ -36,6 +38,8 @@ enum Command {
     /// Prepare pretrained weights.
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Fit and score the linear baseline.
+    Baseline(baseline::Baseline),
     /// Fine-tune an encoder with a multi-label head.
     Fit(Box<fit::Fit>),
     /// Distil one teacher or several into a student.
@@ -44,6 +48,8 @@ enum Command {
     Pso(pso::PsoCommand),
     #[command(subcommand)]
     Experiment(experiment::ExperimentCommand),
+    /// Write a model's logits for any texts, to teach students with.
+    Predict(predict::Predict),
     /// Score a student on labelled data.
     Eval(eval::Eval),
     /// Choose the labels' thresholds from predictions on data that the student was not trained on.
@@ -65,10 +71,12 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Import(command) => command.run(),
         Command::Weights(command) => command.run(),
+        Command::Baseline(command) => command.run(),
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
         Command::Pso(command) => command.run(),
         Command::Experiment(command) => command.run(),
+        Command::Predict(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Thresholds(command) => command.run(),
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use kdh_format::student::Provenance;
 use kdh_runtime::dataset::Document;
 use kdh_trainer::data::{Fold, label_codes, read, read_labels, split};
@@ -114,4 +115,16 @@ impl Run {
 
 fn folder_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// A bar over the documents that a teacher is run on, where there is a terminal.
+pub(crate) fn teacher_bar(documents: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(documents as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} teacher {pos}/{len}  (ETA {eta_precise})") {
+        bar.set_style(style);
+    }
+    bar
 }
