@@ -24,6 +24,8 @@ use crate::predict::Predictions;
 pub(super) const RECORD: &str = "cell.json";
 /// What the cell says of the scored documents.
 pub(super) const SCORED: &str = "scored.jsonl";
+/// What it says of the documents that chose the thresholds.
+const INNER: &str = "inner.jsonl";
 /// What it says of the training documents, for its students.
 const TRAIN: &str = "train.jsonl";
 
@@ -100,6 +102,7 @@ pub(super) fn run_cell(
     let names: Vec<&str> = codes.iter().map(String::as_str).collect();
     result.metrics = Some(said_scored.metrics(&names, &result.thresholds)?);
     said_scored.write(&folder.join(SCORED), codes)?;
+    said_inner.write(&folder.join(INNER), codes)?;
     if plan.file.keep_students && run.join("best").is_dir() {
         let student = folder.join("student");
         if student.is_dir() {
