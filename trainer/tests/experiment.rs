@@ -19,6 +19,7 @@ name = "tiny <evidence>"
 folds = 3
 reference = "student"
 resamples = 200
+pso = ["search.json"]
 
 [[data]]
 name = "all"
@@ -93,6 +94,9 @@ fn prepare(file: &str) -> Case {
         format!("{value}\n")
     };
     fs::write(folder.join("oracle.jsonl"), train.iter().chain(&dev).map(line).collect::<String>()).unwrap();
+    let search =
+        r#"{"name": "swarm", "searches": [{"search": "swarm", "evaluations": [{"score": 0.5}, {"score": null}]}]}"#;
+    fs::write(folder.join("search.json"), search).unwrap();
     fs::write(folder.join("experiment.toml"), file).unwrap();
     case
 }
@@ -220,7 +224,7 @@ fn check_report(case: &Case, out: &Path) {
         assert!(!found, "{reference}");
     }
     assert!(page.contains("tiny &lt;evidence&gt;") && !page.contains("tiny <evidence>"));
-    assert!(page.matches("<svg").count() >= 2 * 6, "{}", page.matches("<svg").count());
+    assert!(page.matches("<svg").count() > 2 * 6, "{}", page.matches("<svg").count());
     let result = fs::read_to_string(out.join("result.json")).unwrap();
     for document in documents(60, 0).iter().chain(&documents(30, 1000)) {
         let sentence = &document.text[..document.sentences[0].end];
@@ -254,6 +258,7 @@ fn what_does_not_fit_is_refused_before_anything_is_trained() {
     refused("sample = 0.5", "sample = 0.001", "too few");
     refused("folds = 3", "folds = 60", "too few");
     refused("oracle.jsonl", "nowhere-{fold}.jsonl", "nowhere-1.jsonl");
+    refused("search.json", "oracle.jsonl", "not JSON");
     refused("min_documents", "min_words", "min_words");
     refused("teachers = [\"teacher\", \"words\"]", "teacher_logits = [\"weights/vocab.txt\"]", "line 1");
     // A document that is in both files, as a whole or under another name.

@@ -1,15 +1,13 @@
 //! From cells to tables, intervals and tests.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::Result;
 
 use super::cell::SCORED;
 use super::plan::Plan;
 use super::result::{
-    ArmResult, BlockTests, CellResult, Comparison, Convergence, LabelTest, RESULT_VERSION, ReliabilityBin, ResultFile,
+    ArmResult, BlockTests, CellResult, Comparison, LabelTest, RESULT_VERSION, ReliabilityBin, ResultFile,
 };
 use super::run::Summary;
 use crate::predict::Predictions;
@@ -18,7 +16,7 @@ use crate::statistics::{bootstrap, friedman, holm, mcnemar, wilcoxon};
 /// Reads what the finished cells in `out` said and compares the arms.
 ///
 /// # Errors
-/// When a file of a cell or a search cannot be read.
+/// When a file of a cell cannot be read.
 pub fn analyse(plan: &Plan, summary: &Summary, out: &Path, commit: &str) -> Result<ResultFile> {
     let mut result = ResultFile {
         version: RESULT_VERSION,
@@ -31,7 +29,7 @@ pub fn analyse(plan: &Plan, summary: &Summary, out: &Path, commit: &str) -> Resu
         arms: Vec::new(),
         comparisons: Vec::new(),
         blocks: Vec::new(),
-        searches: Vec::new(),
+        searches: plan.searches.clone(),
     };
     for data in 0..plan.data.len() {
         let arms = outcomes(plan, summary, data, out)?;
@@ -40,9 +38,6 @@ pub fn analyse(plan: &Plan, summary: &Summary, out: &Path, commit: &str) -> Resu
         result.comparisons.extend(comparisons);
     }
     result.blocks = blocks(plan, &result.arms);
-    for path in &plan.file.pso {
-        result.searches.extend(searches(path)?);
-    }
     Ok(result)
 }
 
@@ -349,25 +344,6 @@ fn reliability(pairs: &[(f32, bool)]) -> (f64, Vec<ReliabilityBin>) {
         .collect();
     let error = |bin: &ReliabilityBin| (bin.probability - bin.rate).abs() * bin.pairs as f64 / pairs.len() as f64;
     (bins.iter().map(error).sum(), bins)
-}
-
-/// Scores of the searches in a result of `kdh-train pso run`.
-fn searches(path: &PathBuf) -> Result<Vec<Convergence>> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let result: Value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
-    let found = result["searches"].as_array().with_context(|| format!("{} has no searches", path.display()))?;
-    let convergence = |search: &Value| {
-        let evaluations = search["evaluations"].as_array();
-        Convergence {
-            name: format!(
-                "{} {}",
-                result["name"].as_str().unwrap_or_default(),
-                search["search"].as_str().unwrap_or_default()
-            ),
-            scores: evaluations.into_iter().flatten().map(|evaluation| evaluation["score"].as_f64()).collect(),
-        }
-    };
-    Ok(found.iter().map(convergence).collect())
 }
 
 fn average(values: &[f64]) -> f64 {

@@ -196,7 +196,7 @@ fn epochs(run: &Path) -> Result<Vec<Epoch>> {
         for line in text.lines() {
             let line: Value = serde_json::from_str(line).with_context(|| format!("in {}", path.display()))?;
             if line["event"] == "epoch" {
-                let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+                let number = |value: &Value| value.as_f64().unwrap_or_default();
                 epochs.push(Epoch {
                     stage,
                     epoch: line["epoch"].as_u64().unwrap_or(0),

@@ -27,6 +27,8 @@ pub(super) struct Lines<'a> {
     /// Ends of the axes; as far as the points go when not given.
     pub(super) x_range: Option<(f64, f64)>,
     pub(super) y_range: Option<(f64, f64)>,
+    /// Only whole numbers have a label on the x axis.
+    pub(super) whole: bool,
     /// Draw where x and y are equal.
     pub(super) diagonal: bool,
     pub(super) lines: Vec<Line>,
@@ -72,8 +74,8 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 
 /// Draws lines, with a legend to the right.
 pub(super) fn lines(chart: &Lines<'_>) -> Result<String> {
-    const SIZE: (u32, u32) = (760, 400);
-    const LEGEND: i32 = 210;
+    const SIZE: (u32, u32) = (960, 420);
+    const LEGEND: i32 = 260;
     let points = || chart.lines.iter().flat_map(|line| &line.points);
     let (x0, x1) = chart.x_range.unwrap_or_else(|| ends(points().map(|point| point.0), 0.0));
     let (y0, y1) = chart.y_range.unwrap_or_else(|| ends(points().map(|point| point.1), 0.06));
@@ -89,7 +91,11 @@ pub(super) fn lines(chart: &Lines<'_>) -> Result<String> {
             .y_labels(8)
             .x_desc(chart.x)
             .y_desc(chart.y)
-            .x_label_formatter(&|value| short(*value, x1 - x0))
+            .x_label_formatter(&|value| match chart.whole {
+                true if (value - value.round()).abs() > 1e-6 => String::new(),
+                true => format!("{value:.0}"),
+                false => short(*value, x1 - x0),
+            })
             .y_label_formatter(&|value| short(*value, y1 - y0))
             .label_style((FONT, 13).into_font().color(&INK))
             .axis_desc_style((FONT, 14).into_font().color(&INK))
@@ -117,14 +123,15 @@ pub(super) fn lines(chart: &Lines<'_>) -> Result<String> {
 
 /// Draws intervals.
 pub(super) fn rows(chart: &Rows<'_>) -> Result<String> {
-    const WIDTH: u32 = 760;
-    const NAMES: i32 = 190;
+    const WIDTH: u32 = 960;
+    const NAMES: i32 = 210;
+    const AXIS: i32 = 46;
     const STEP: i32 = 13;
     let most = chart.rows.iter().map(|row| row.intervals.len()).max().unwrap_or(1).max(1) as i32;
     let height = (STEP * most).max(18) + 8;
     let legend_rows = chart.legend.len().div_ceil(3) as i32;
     let top = 20 * legend_rows + 10;
-    let total = top + height * chart.rows.len() as i32 + 52;
+    let total = top + height * chart.rows.len() as i32 + AXIS;
     let all = || chart.rows.iter().flat_map(|row| &row.intervals);
     let zero = chart.zero.then_some(0.0);
     let (x0, x1) = ends(all().flat_map(|(interval, _)| [interval.low, interval.high]).chain(zero), 0.06);
@@ -134,7 +141,7 @@ pub(super) fn rows(chart: &Rows<'_>) -> Result<String> {
         let (names, plot) = body.split_horizontally(NAMES);
         let mut context: Chart<'_, '_> = ChartBuilder::on(&plot)
             .margin_right(24)
-            .x_label_area_size(46)
+            .x_label_area_size(AXIS)
             .build_cartesian_2d(x0..x1, count..0.0)
             .map_err(failed)?;
         context
@@ -169,7 +176,7 @@ pub(super) fn rows(chart: &Rows<'_>) -> Result<String> {
             names.draw(&Text::new(cut(&row.name, 26), (NAMES - 10, y), style)).map_err(failed)?;
         }
         for (index, (name, color)) in chart.legend.iter().enumerate() {
-            let place = (NAMES + 180 * (index as i32 % 3), 10 + 20 * (index as i32 / 3));
+            let place = (NAMES + 240 * (index as i32 % 3), 10 + 20 * (index as i32 / 3));
             entry(&legend, place, name, *color)?;
         }
         Ok(())
@@ -204,7 +211,7 @@ fn axes<'a, 'b>(area: &Area<'b>, x: (f64, f64), y: (f64, f64)) -> Result<Chart<'
 fn entry(area: &Area<'_>, (x, y): (i32, i32), name: &str, index: usize) -> Result<()> {
     let style = (FONT, 13).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
     area.draw(&Rectangle::new([(x, y - 2), (x + 18, y + 2)], color(index).filled())).map_err(failed)?;
-    area.draw(&Text::new(cut(name, 24), (x + 24, y), style)).map_err(failed)
+    area.draw(&Text::new(cut(name, 32), (x + 24, y), style)).map_err(failed)
 }
 
 fn color(index: usize) -> RGBColor {
@@ -248,8 +255,15 @@ mod tests {
     fn a_chart_of_nothing_or_of_one_point_is_a_chart() {
         let line = |points| Line { name: "a <b>".into(), points, color: 0, minor: false, marked: true };
         for points in [vec![], vec![(1.0, 0.5)], vec![(1.0, f64::NAN), (2.0, 0.5)]] {
-            let chart =
-                Lines { x: "x", y: "y", x_range: None, y_range: None, diagonal: true, lines: vec![line(points)] };
+            let chart = Lines {
+                x: "x",
+                y: "y",
+                x_range: None,
+                y_range: None,
+                whole: true,
+                diagonal: true,
+                lines: vec![line(points)],
+            };
             let text = lines(&chart).unwrap();
             assert!(text.starts_with("<svg role") && text.contains("a &lt;b&gt;"), "{text}");
         }

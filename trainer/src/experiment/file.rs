@@ -337,7 +337,7 @@ fn check_name(what: &str, name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     ensure!(
         (1..=48).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('-'),
-        "the name of a {what} is 1 to 48 of a-z, 0-9 and -"
+        "the {what}'s name must be 1 to 48 of a-z, 0-9 and -"
     );
     Ok(())
 }
@@ -433,9 +433,9 @@ predictions = "p.jsonl"
         refused("seeds = [1, 2]", "sedes = [1]", "sedes");
         refused("dev = \"d.jsonl\"", "", "give dev, or folds");
         refused("dev = \"d.jsonl\"", "dev = \"d.jsonl\"\nsample = 0", "sample must be");
-        refused("name = \"hoc\"\ntrain", "name = \"../hoc\"\ntrain", "the name of a data set");
+        refused("name = \"hoc\"\ntrain", "name = \"../hoc\"\ntrain", "the data set's name");
         refused("name = \"student\"", "name = \"teacher\"", "same name");
-        refused("name = \"student\"", "name = \"\"", "the name of a arm");
+        refused("name = \"student\"", "name = \"\"", "the arm's name");
         refused("max_tokens = 128", "max_token = 128", "no option max_token;");
         refused("max_tokens = 128", "max_tokens = \"many\"", "does not fit");
         refused("max_tokens = 128", "seed = 128", "seed belongs");

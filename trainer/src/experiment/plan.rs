@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use kdh_format::student::Provenance;
 use kdh_runtime::dataset::{Document, LeakKind, leakage};
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::file::{Arm, ArmKind, DataSource, ExperimentFile, LeakagePolicy};
-use super::result::{DataResult, FoldSizes, LeakResult, RESULT_VERSION};
+use super::result::{Convergence, DataResult, FoldSizes, LeakResult, RESULT_VERSION};
 use crate::config::EncoderConfig;
 use crate::data::{Boundaries, Encoder, label_codes, read, read_labels};
 use crate::distill::ensemble;
@@ -27,6 +28,7 @@ pub struct Plan {
     pub(super) data: Vec<DataSet>,
     pub(super) cells: Vec<Cell>,
     pub(super) left_out: Vec<String>,
+    pub(super) searches: Vec<Convergence>,
 }
 
 /// A data set, divided.
@@ -73,7 +75,11 @@ impl Plan {
             .iter()
             .map(|source| DataSet::new(source, &file).with_context(|| format!("data set {}", source.name)))
             .collect::<Result<_>>()?;
-        let mut plan = Self { data, cells: Vec::new(), left_out: Vec::new(), file };
+        let mut shown = Vec::new();
+        for path in &file.pso {
+            shown.extend(searches(path)?);
+        }
+        let mut plan = Self { data, cells: Vec::new(), left_out: Vec::new(), searches: shown, file };
         plan.left_out = plan.missing();
         ensure!(
             !plan.left_out.iter().any(|name| name == plan.file.reference()),
@@ -520,6 +526,26 @@ fn without(all: &Predictions, ids: &HashSet<&str>, labels: usize) -> Predictions
         rest.sentences.push(SentenceLogits::default());
     }
     rest
+}
+
+/// Scores of the searches in a file that `kdh-train pso run` or `pso status --json` wrote.
+fn searches(path: &Path) -> Result<Vec<Convergence>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let result: Value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
+    let found = match (&result["searches"], &result["evaluations"]) {
+        (Value::Array(searches), _) => searches.clone(),
+        (_, Value::Array(_)) => vec![result.clone()],
+        _ => bail!("{} is no result of kdh-train pso", path.display()),
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let convergence = |search: &Value| {
+        let evaluations = search["evaluations"].as_array();
+        Convergence {
+            name: format!("{} {}", text(&result["name"]), text(&search["search"])).trim().to_owned(),
+            scores: evaluations.into_iter().flatten().map(|evaluation| evaluation["score"].as_f64()).collect(),
+        }
+    };
+    Ok(found.iter().map(convergence).collect())
 }
 
 /// A digest of values one after the other, with their lengths.

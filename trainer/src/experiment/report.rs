@@ -48,7 +48,7 @@ body{margin:0;background:#fff;color:#262c34;font:16px/1.5 system-ui,-apple-syste
 main{max-width:1060px;margin:0 auto;padding:24px}\
 h1{font-size:28px;margin:0 0 8px}h2{font-size:22px;margin:44px 0 8px;padding-top:12px;border-top:2px solid #e2e5e9}\
 h3{font-size:17px;margin:28px 0 6px}\
-p,li{max-width:78ch}.note{color:#5a6370;font-size:14px}\
+p,li{max-width:84ch}small{color:#5a6370}.note{color:#5a6370;font-size:14px}\
 .wide{overflow-x:auto}\
 table{border-collapse:collapse;font-size:14px;margin:8px 0;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 10px;border-bottom:1px solid #e2e5e9;text-align:right;white-space:nowrap}\
@@ -67,7 +67,7 @@ fn summary(page: &mut String, result: &ResultFile) {
     };
     let _ = writeln!(
         page,
-        "<p>{} data sets, {} arms, seeds {}; {splits}. {} cells, {failed} failed. Every arm is compared with \
+        "<p>Data sets: {}; arms: {}; seeds: {}; {splits}. Cells: {}, {failed} of them failed. Every arm is compared with \
          <b>{}</b>.</p>",
         result.data.len(),
         experiment.arms.len(),
@@ -120,7 +120,7 @@ fn data_set(page: &mut String, result: &ResultFile, data: &DataResult) -> Result
         .collect();
     let sizes = match sizes.as_slice() {
         [one] => one.clone(),
-        all => format!("{} folds; the first: {}", all.len(), all[0]),
+        all => format!("{} folds; the first: {}", all.len(), all.first().map_or("", String::as_str)),
     };
     let _ = writeln!(page, "<p>{} documents, {} labels. {sizes}.</p>", data.documents, data.labels.len());
     leaks(page, data);
@@ -173,8 +173,8 @@ fn data_set(page: &mut String, result: &ResultFile, data: &DataResult) -> Result
             .iter()
             .enumerate()
             .map(|(label, name)| Row {
-                name: format!("{} (n = {})", name.code, data.support[label]),
-                intervals: shown.iter().map(|arm| (arm.label_f1[label], color(&arm.arm))).collect(),
+                name: format!("{} (n = {})", name.code, data.support.get(label).unwrap_or(&0)),
+                intervals: shown.iter().filter_map(|arm| Some((*arm.label_f1.get(label)?, color(&arm.arm)))).collect(),
             })
             .collect(),
         legend: shown.iter().map(|arm| (arm.arm.clone(), color(&arm.arm))).collect(),
@@ -199,6 +199,7 @@ fn data_set(page: &mut String, result: &ResultFile, data: &DataResult) -> Result
         y: "precision",
         x_range: Some((0.0, 1.0)),
         y_range: Some((0.0, 1.02)),
+        whole: false,
         diagonal: false,
         lines: arms.iter().map(curve).collect(),
     };
@@ -217,6 +218,7 @@ fn data_set(page: &mut String, result: &ResultFile, data: &DataResult) -> Result
         y: "share that is true",
         x_range: Some((0.0, 1.0)),
         y_range: Some((0.0, 1.02)),
+        whole: false,
         diagonal: true,
         lines: arms.iter().map(curve).collect(),
     };
@@ -259,9 +261,9 @@ fn leaks(page: &mut String, data: &DataResult) {
 
 fn arm_table(page: &mut String, result: &ResultFile, arms: &[&ArmResult]) {
     page.push_str(
-        "<div class=\"wide\"><table><tr><th>arm</th><th>micro-F1</th><th>interval</th><th>SD of seeds</th>\
-         <th>macro-F1</th><th>interval</th><th>micro-AUPRC</th><th>micro-AUROC</th><th>ECE</th>\
-         <th>difference of micro-F1</th><th>of macro-F1</th></tr>",
+        "<div class=\"wide\"><table><tr><th>arm</th><th>micro-F1</th><th>SD of<br>seeds</th><th>macro-F1</th>\
+         <th>difference<br>of micro-F1</th><th>difference<br>of macro-F1</th><th>micro-<br>AUPRC</th>\
+         <th>micro-<br>AUROC</th><th>ECE</th></tr>",
     );
     for arm in arms {
         let class = if arm.arm == result.experiment.reference() { " class=\"reference\"" } else { "" };
@@ -269,16 +271,13 @@ fn arm_table(page: &mut String, result: &ResultFile, arms: &[&ArmResult]) {
         let note = if arm.complete { "" } else { " (incomplete)" };
         let _ = write!(
             page,
-            "<tr{class}><td>{}{note}</td><td>{:.4}</td><td>{}</td><td>{seeds}</td><td>{:.4}</td><td>{}</td><td>{}</td>\
-             <td>{}</td><td>{:.4}</td>",
+            "<tr{class}><td>{}{note}</td><td>{:.4}<br><small>{}</small></td><td>{seeds}</td>\
+             <td>{:.4}<br><small>{}</small></td>",
             escape(&arm.arm),
             arm.micro_f1.estimate,
             range(&arm.micro_f1),
             arm.macro_f1.estimate,
-            range(&arm.macro_f1),
-            optional(arm.micro_auprc),
-            optional(arm.micro_auroc),
-            arm.calibration_error
+            range(&arm.macro_f1)
         );
         match result.comparisons.iter().find(|own| own.data == arm.data && own.arm == arm.arm) {
             None => page.push_str("<td>–</td><td>–</td>"),
@@ -286,10 +285,22 @@ fn arm_table(page: &mut String, result: &ResultFile, arms: &[&ArmResult]) {
                 for difference in [&comparison.micro_f1, &comparison.macro_f1] {
                     // Coloured where zero lies outside.
                     let class = if difference.low * difference.high > 0.0 { " class=\"marked\"" } else { "" };
-                    let _ = write!(page, "<td{class}>{:+.4} {}</td>", difference.estimate, range(difference));
+                    let _ = write!(
+                        page,
+                        "<td{class}>{:+.4}<br><small>{}</small></td>",
+                        difference.estimate,
+                        range(difference)
+                    );
                 }
             }
         }
+        let _ = write!(
+            page,
+            "<td>{}</td><td>{}</td><td>{:.4}</td>",
+            optional(arm.micro_auprc),
+            optional(arm.micro_auroc),
+            arm.calibration_error
+        );
         page.push_str("</tr>");
     }
     page.push_str(
@@ -330,14 +341,19 @@ fn mcnemar_table(page: &mut String, result: &ResultFile, data: &DataResult) {
         for label in &comparison.labels {
             let class = if label.holm < alpha { " class=\"marked\"" } else { "" };
             let test = &label.test;
-            let _ =
-                write!(page, "<td{class}>{}:{}, {}</td>", test.only_first, test.only_second, probability(label.holm));
+            let _ = write!(
+                page,
+                "<td{class}>{}:{}<br><small>{}</small></td>",
+                test.only_first,
+                test.only_second,
+                probability(label.holm)
+            );
         }
         page.push_str("</tr>");
     }
     page.push_str(
         "</table></div>\n<p class=\"note\">Documents that only the arm decides rightly : documents that only the reference \
-         does, then the p-value after Holm's correction over the labels of the row; exact below 25 such documents. Both \
+         does, and the p-value after Holm's correction over the labels of the row; exact below 25 such documents. Both \
          with their first seed.</p>\n",
     );
 }
@@ -374,6 +390,7 @@ fn losses(page: &mut String, result: &ResultFile, data: &DataResult, color: &dyn
         y: "loss",
         x_range: None,
         y_range: None,
+        whole: true,
         diagonal: false,
         lines: curves,
     };
@@ -400,15 +417,15 @@ fn block_tests(page: &mut String, result: &ResultFile) {
         }
         page.push_str("<div class=\"wide\"><table><tr><th>arm</th><th>mean rank</th><th>Wilcoxon, pairs</th><th>W</th><th>p</th><th>p (Holm)</th></tr>");
         for (index, arm) in tests.arms.iter().enumerate() {
-            let rank = tests.friedman.as_ref().map(|friedman| friedman.mean_ranks[index]);
+            let rank = tests.friedman.as_ref().and_then(|friedman| friedman.mean_ranks.get(index));
             let _ = write!(
                 page,
                 "<tr><td>{}</td><td>{}</td>",
                 escape(arm),
                 rank.map_or("–".into(), |rank| format!("{rank:.2}"))
             );
-            match (&tests.wilcoxon[index], tests.wilcoxon_holm[index]) {
-                (Some(test), Some(holm)) => {
+            match (tests.wilcoxon.get(index), tests.wilcoxon_holm.get(index)) {
+                (Some(Some(test)), Some(&Some(holm))) => {
                     let _ = write!(
                         page,
                         "<td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
@@ -464,6 +481,7 @@ fn searches(page: &mut String, result: &ResultFile) -> Result<()> {
         y: "score at reduced fidelity",
         x_range: None,
         y_range: None,
+        whole: true,
         diagonal: false,
         lines: curves,
     };
