@@ -1,7 +1,7 @@
 //! One cell: train or read, choose thresholds on the inner part, score.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kdh_format::student::Provenance;
@@ -27,14 +27,14 @@ pub(super) const SCORED: &str = "scored.jsonl";
 /// What it says of the documents that chose the thresholds.
 const INNER: &str = "inner.jsonl";
 /// What it says of the training documents, for its students.
-const TRAIN: &str = "train.jsonl";
+pub(super) const TRAIN: &str = "train.jsonl";
 
 /// Runs a cell, or goes on with it, and leaves its files in `folder`. `folder_of` tells where another cell has its.
 pub(super) fn run_cell(
     plan: &Plan,
     cell: &Cell,
     folder: &Path,
-    folder_of: &dyn Fn(&Cell) -> std::path::PathBuf,
+    folder_of: &dyn Fn(&Cell) -> PathBuf,
     progress_bar: bool,
     device: Device,
 ) -> Result<CellResult> {
@@ -42,19 +42,7 @@ pub(super) fn run_cell(
     let (data, arm) = (&plan.data[cell.data], plan.arm(cell));
     let codes = &data.codes;
     let [train, inner, scored] = plan.documents(cell);
-    let mut result = CellResult {
-        data: data.source.name.clone(),
-        arm: arm.name.clone(),
-        seed: cell.seed,
-        fold: cell.fold + 1,
-        key: cell.key.clone(),
-        error: None,
-        cut_documents: 0,
-        policy: None,
-        thresholds: Vec::new(),
-        metrics: None,
-        epochs: Vec::new(),
-    };
+    let mut result = unfinished(plan, cell);
     let run = folder.join("run");
     let [said_scored, said_inner] = match arm.kind {
         ArmKind::Predictions => plan.given(cell)?.into(),
@@ -103,18 +91,28 @@ pub(super) fn run_cell(
     result.metrics = Some(said_scored.metrics(&names, &result.thresholds)?);
     said_scored.write(&folder.join(SCORED), codes)?;
     said_inner.write(&folder.join(INNER), codes)?;
-    if plan.file.keep_students && run.join("best").is_dir() {
-        let student = folder.join("student");
-        if student.is_dir() {
-            fs::remove_dir_all(&student)?;
-        }
-        fs::rename(run.join("best"), student)?;
-    }
     let draft = folder.join("cell.draft");
     fs::write(&draft, serde_json::to_vec_pretty(&result)?)
         .and_then(|()| fs::rename(&draft, folder.join(RECORD)))
         .with_context(|| format!("cannot write {}", folder.join(RECORD).display()))?;
     Ok(result)
+}
+
+/// A result without anything that has to be found out.
+pub(super) fn unfinished(plan: &Plan, cell: &Cell) -> CellResult {
+    CellResult {
+        data: plan.data[cell.data].source.name.clone(),
+        arm: plan.arm(cell).name.clone(),
+        seed: cell.seed,
+        fold: cell.fold + 1,
+        key: cell.key.clone(),
+        error: None,
+        cut_documents: 0,
+        policy: None,
+        thresholds: Vec::new(),
+        metrics: None,
+        epochs: Vec::new(),
+    }
 }
 
 /// A fit or a distillation.
@@ -129,12 +127,7 @@ struct Training<'a> {
 
 impl Training<'_> {
     /// Number of training documents that were cut.
-    fn run(
-        &self,
-        train: &[Document],
-        inner: &[Document],
-        folder_of: &dyn Fn(&Cell) -> std::path::PathBuf,
-    ) -> Result<usize> {
+    fn run(&self, train: &[Document], inner: &[Document], folder_of: &dyn Fn(&Cell) -> PathBuf) -> Result<usize> {
         let Self { plan, cell, options, device, .. } = *self;
         let (data, arm) = (&plan.data[cell.data], plan.arm(cell));
         let input = FitInput {

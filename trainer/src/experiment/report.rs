@@ -78,8 +78,9 @@ fn summary(page: &mut String, result: &ResultFile) {
     let _ = writeln!(
         page,
         "<p class=\"note\">Scores are over the scored documents of all folds together, averaged over seeds. {inner} % of \
-         the training side, a stratified part, trained nothing: it chose the epoch and the thresholds. No scored document \
-         chose anything. Intervals are {level} % percentile intervals of {resamples} bootstrap resamples of the scored \
+         the training side, a stratified part, trained nothing: it chose the epoch and the thresholds. In the arms \
+         that were trained here no scored document chose anything; what made predictions and teachers' logits that come \
+         from files, this program does not know. Intervals are {level} % percentile intervals of {resamples} bootstrap resamples of the scored \
          documents, the same for all arms; they say how far other documents could move a score, not how far another \
          training could.</p>",
         inner = trim(100.0 * experiment.inner),

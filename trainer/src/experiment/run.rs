@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use indicatif::HumanDuration;
 use tch::Device;
 
-use super::cell::{RECORD, run_cell};
+use super::cell::{RECORD, TRAIN, run_cell, unfinished};
+use super::file::ArmKind;
 use super::plan::{Cell, Plan};
 use super::result::CellResult;
 
@@ -52,7 +53,7 @@ pub fn run(plan: &Plan, out: &Path, options: RunOptions) -> Result<Summary> {
         let (folder, name) = (folder_of(cell), plan.folder(cell));
         let cost = cost(plan, cell);
         let show = format!("[{}/{}] {}", number + 1, plan.cells.len(), name);
-        if let Some(result) = finished(&folder, cell) {
+        if let Some(result) = finished(plan, &folder, cell) {
             let seconds: f64 = fs::read(folder.join(SECONDS))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -90,19 +91,8 @@ pub fn run(plan: &Plan, out: &Path, options: RunOptions) -> Result<Summary> {
             Err(error) => {
                 eprintln!("{show}  failed: {error:#}");
                 summary.failed += 1;
-                summary.cells.push(CellResult {
-                    data: plan.data[cell.data].source.name.clone(),
-                    arm: plan.arm(cell).name.clone(),
-                    seed: cell.seed,
-                    fold: cell.fold + 1,
-                    key: cell.key.clone(),
-                    error: Some(format!("{error:#}")),
-                    cut_documents: 0,
-                    policy: None,
-                    thresholds: Vec::new(),
-                    metrics: None,
-                    epochs: Vec::new(),
-                });
+                let error = Some(format!("{error:#}"));
+                summary.cells.push(CellResult { error, ..unfinished(plan, cell) });
             }
         }
     }
@@ -113,23 +103,34 @@ pub fn run(plan: &Plan, out: &Path, options: RunOptions) -> Result<Summary> {
 const SECONDS: &str = "seconds.json";
 
 /// The result of a cell that is done. A file that cannot be read, or is another cell's, is none.
-fn finished(folder: &Path, cell: &Cell) -> Option<CellResult> {
+fn finished(plan: &Plan, folder: &Path, cell: &Cell) -> Option<CellResult> {
     let result: CellResult = serde_json::from_slice(&fs::read(folder.join(RECORD)).ok()?).ok()?;
-    // A teacher of another experiment may have been no teacher there.
-    let whole = !cell.teaches || folder.join("train.jsonl").is_file();
-    (result.key == cell.key && result.metrics.is_some() && whole).then_some(result)
+    // What another experiment did with the cell may be less than what this one needs.
+    let taught = !cell.teaches || folder.join(TRAIN).is_file();
+    let trains = matches!(plan.arm(cell).kind, ArmKind::Fit | ArmKind::Distill);
+    let kept = !(trains && plan.file.keep_students) || folder.join(STUDENT).is_dir() || folder.join(BEST).is_dir();
+    (result.key == cell.key && result.metrics.is_some() && taught && kept).then_some(result)
 }
 
-/// Weights and checkpoints are of no more use when a cell is done: 350 MB for a 6 x 384 student.
+/// Folder of a student that is kept.
+const STUDENT: &str = "student";
+/// Where training left it.
+const BEST: &str = "run/best";
+
+/// Weights and checkpoints are large, and of no more use when a cell is done.
 fn tidy(plan: &Plan, folder: &Path) -> Result<()> {
-    let (run, student) = (folder.join("run"), folder.join("student"));
-    if run.is_dir() {
-        fs::remove_dir_all(&run).with_context(|| format!("cannot remove {}", run.display()))?;
+    let (run, student, best) = (folder.join("run"), folder.join(STUDENT), folder.join(BEST));
+    let remove = |folder: &Path| match folder.is_dir() {
+        true => fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display())),
+        false => Ok(()),
+    };
+    if best.is_dir() || !plan.file.keep_students {
+        remove(&student)?;
     }
-    if student.is_dir() && !plan.file.keep_students {
-        fs::remove_dir_all(&student).with_context(|| format!("cannot remove {}", student.display()))?;
+    if best.is_dir() && plan.file.keep_students {
+        fs::rename(&best, &student).with_context(|| format!("cannot move {}", best.display()))?;
     }
-    Ok(())
+    remove(&run)
 }
 
 /// Document epochs of a cell: what its time is proportional to within an arm.
