@@ -8,9 +8,10 @@ use serde::Serialize;
 use crate::dataset::{self, DatasetError, Document};
 use crate::labeler::{LabelError, Labeler, Overflow};
 use crate::metrics::{Metrics, MetricsError, evaluate};
+use crate::report::Report;
 use crate::text::Sentences;
 
-/// Labels `documents` one after the other and scores the labels; `done` is called after each document.
+/// Labels `documents` one after the other and scores the labels; `done` is called after each document with its report.
 ///
 /// Texts of too many tokens are truncated and counted, whatever the labeler's options say.
 ///
@@ -22,7 +23,7 @@ pub fn run(
     labeler: &Labeler,
     documents: &[Document],
     boundaries: Boundaries,
-    mut done: impl FnMut(),
+    mut done: impl FnMut(&Document, &Report<'_>),
 ) -> Result<Evaluation, EvaluationError> {
     let codes: Vec<&str> = labeler.codes().collect();
     let thresholds: Vec<f32> = labeler.thresholds().collect();
@@ -59,7 +60,7 @@ pub fn run(
         tokens.push(report.text_tokens as f64);
         truncated += usize::from(report.truncated());
         unknown += report.unknown_tokens;
-        done();
+        done(document, &report);
     }
     let metrics = evaluate(&codes, &truth, &probabilities, &thresholds).map_err(EvaluationError::Metrics)?;
     let text_tokens: f64 = tokens.iter().sum();

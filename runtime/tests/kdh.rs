@@ -297,6 +297,16 @@ mod tests {
 
         let corpus = json(&eval(&["--json", "--boundaries", "corpus"]));
         assert_eq!((&corpus["boundaries"], &corpus["micro_f1"]), (&"corpus".into(), &result["micro_f1"]));
+        // Logits in a file, and no text.
+        let path = b.write("said.jsonl", "");
+        assert_eq!(json(&eval(&["--json", "--predictions", "said.jsonl"]))["micro_f1"], result["micro_f1"]);
+        let said = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines.len(), &lines[1]["id"]), (2, &"2".into()));
+        assert_eq!(lines[0]["labels"], serde_json::json!(["A", "C"]));
+        assert_eq!(lines[0]["codes"].as_array().unwrap().len(), 3);
+        assert!(lines.iter().all(|line| line["logits"].as_array().unwrap().iter().all(Value::is_number)));
+        assert!(!said.contains("cells") && !said.contains("zebra"));
         let human = eval(&[]);
         assert!(stdout(&human).contains("micro") && stdout(&human).contains("encoder, ms"), "{}", stdout(&human));
         assert!(human.stderr.is_empty());

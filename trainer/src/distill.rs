@@ -49,6 +49,23 @@ impl Default for DistillOptions {
     }
 }
 
+impl DistillOptions {
+    /// Checks what can be checked without data.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.temperature > 0.0 && self.temperature.is_finite(), "--temperature must be positive");
+        ensure!((0.0..=1.0).contains(&self.alpha), "--alpha must be from 0 to 1");
+        if let Some(rate) = self.imitation_learning_rate {
+            ensure!(rate > 0.0 && rate.is_finite(), "--imitation-learning-rate must be positive");
+        }
+        self.states.check()?;
+        ensure!(
+            !self.states.any() || self.imitation_epochs > 0,
+            "terms of token states belong to the first stage: give --imitation-epochs"
+        );
+        Ok(())
+    }
+}
+
 /// What a distillation works on.
 #[derive(Debug)]
 pub struct DistillInput<'a> {
@@ -167,16 +184,7 @@ impl Teaching<'_> {
 }
 
 fn check(input: &DistillInput<'_>, options: &DistillOptions) -> Result<()> {
-    ensure!(options.temperature > 0.0 && options.temperature.is_finite(), "--temperature must be positive");
-    ensure!((0.0..=1.0).contains(&options.alpha), "--alpha must be from 0 to 1");
-    if let Some(rate) = options.imitation_learning_rate {
-        ensure!(rate > 0.0 && rate.is_finite(), "--imitation-learning-rate must be positive");
-    }
-    options.states.check()?;
-    ensure!(
-        !options.states.any() || options.imitation_epochs > 0,
-        "terms of token states belong to the first stage: give --imitation-epochs"
-    );
+    options.check()?;
     ensure!(
         !options.states.any() || input.states.is_some(),
         "terms of token states need the teacher itself (--teacher), its logits are not enough"

@@ -497,7 +497,8 @@ fn card(
     }
 }
 
-fn check(input: &FitInput<'_>, options: &FitOptions, config: &EncoderConfig) -> Result<()> {
+/// What can be checked before the first step.
+pub(crate) fn check(input: &FitInput<'_>, options: &FitOptions, config: &EncoderConfig) -> Result<()> {
     ensure!(!input.labels.is_empty(), "there are no labels");
     ensure!(!input.train.is_empty(), "the training data is empty");
     ensure!(!input.dev.is_empty(), "the dev data is empty");

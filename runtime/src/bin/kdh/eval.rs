@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::evaluation::{self, Boundaries, Distribution, Evaluation};
 use kdh_runtime::{LabelerOptions, dataset};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::source::{BundleArgs, EngineArgs, EngineReport};
 use crate::{Outcome, print, print_json};
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Where sentences come from
     #[arg(long, value_enum, default_value = "box")]
     boundaries: BoundariesArg,
+    /// Write every text's id, labels and logits to a file, JSON Lines, without the text: as `kdh-train eval` does
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -60,10 +64,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} texts, {eta} left") {
         progress.set_style(style);
     }
-    let evaluation = evaluation::run(&labeler, &documents, boundaries, || progress.inc(1));
+    let mut predictions = String::new();
+    let evaluation = evaluation::run(&labeler, &documents, boundaries, |document, report| {
+        if args.predictions.is_some() {
+            let (codes, logits): (Vec<&str>, Vec<f32>) =
+                report.labels.iter().map(|label| (label.code, label.logit)).unzip();
+            let line = json!({"id": document.id, "codes": codes, "labels": document.labels, "logits": logits});
+            let _ = writeln!(predictions, "{line}");
+        }
+        progress.inc(1);
+    });
     progress.finish_and_clear();
     let evaluation = evaluation.with_context(data)?;
     let engine = EngineReport::new(&labeler);
+    if let Some(path) = &args.predictions {
+        std::fs::write(path, predictions).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if args.json {
         print_json(&JsonEvaluation { evaluation: &evaluation, engine })?
     } else {

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod baseline;
 mod distill;
 mod eval;
+mod experiment;
 mod fit;
 mod predict;
 mod pso;
@@ -21,8 +22,8 @@ mod weights;
 /// The usual way: `import` a corpus, `weights fetch` pretrained weights, `fit` a teacher, `distill` a student, choose its `thresholds`,
 /// `eval` it, and hand the student folder to `kdh-export pack`.
 ///
-/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done; 1 training diverged;
-/// 2 bad usage or bad input.
+/// Results go to standard output, diagnostics and progress to standard error. Exit codes: 0 done; 1 training diverged,
+/// or some cells of an experiment failed; 2 bad usage or bad input.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -46,6 +47,8 @@ enum Command {
     Distill(Box<distill::Distill>),
     #[command(subcommand)]
     Pso(pso::PsoCommand),
+    #[command(subcommand)]
+    Experiment(experiment::ExperimentCommand),
     /// Write a model's logits for any texts, to teach students with.
     Predict(predict::Predict),
     /// Score a student on labelled data.
@@ -60,7 +63,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<kdh_trainer::fit::Diverged>() { 1 } else { 2 })
+            let trained = error.is::<kdh_trainer::fit::Diverged>() || error.is::<experiment::Incomplete>();
+            ExitCode::from(if trained { 1 } else { 2 })
         }
     }
 }
@@ -90,6 +94,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
         Command::Pso(command) => command.run(),
+        Command::Experiment(command) => command.run(),
         Command::Predict(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Thresholds(command) => command.run(),
