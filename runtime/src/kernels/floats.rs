@@ -7,6 +7,7 @@
 //! `holds` what its sizes say; the families' methods check both.
 
 #![expect(unsafe_code, reason = "instructions of one processor family, behind `Lanes`")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use super::approximation::{EXP_MIN, EXP2, GELU_MAX, LOG2_E, LOG2_PHI, MAGIC};
 use super::family::{Attention, Floats, FloatsMut, IntegersMut, LinearF32, NormView, QUERIES};
@@ -306,21 +307,10 @@ pub(super) unsafe fn product_of<V: Lanes, const ROWS: usize, const PANELS: usize
     unsafe {
         let mut sums = [[V::splat(0.0); PANELS]; ROWS];
         let mut right = columns.from;
-        let mut left = Left::new::<ROWS>(tile.from, tile.from_stride);
-        let mut depth = columns.depth;
-        while depth >= 4 {
-            for ahead in 0..4 {
-                step(&mut sums, left, ahead, right, columns.panel);
-                right = right.add(columns.step);
-            }
-            left = left.ahead(4);
-            depth -= 4;
-        }
-        while depth > 0 {
-            step(&mut sums, left, 0, right, columns.panel);
-            right = right.add(columns.step);
-            left = left.ahead(1);
-            depth -= 1;
+        let mut left = tile.from;
+        for _ in 0..columns.depth {
+            step(&mut sums, left, tile.from_stride, right, columns.panel);
+            (left, right) = (left.add(1), right.add(columns.step));
         }
         // Each case with loops of its own: what the compiler cannot unroll stays in memory, and the sums with it.
         let to = |row: usize, panel: usize| tile.to.add(row * tile.to_stride + panel * 16);
@@ -361,48 +351,12 @@ pub(super) unsafe fn product_of<V: Lanes, const ROWS: usize, const PANELS: usize
     }
 }
 
-/// Up to twelve rows of the left matrix: pointers to rows 0, 4 and 8, so that all rows are reached from few registers.
-#[derive(Clone, Copy)]
-struct Left {
-    fours: [*const f32; 3],
-    stride: usize,
-}
-
-impl Left {
-    #[inline(always)]
-    unsafe fn new<const ROWS: usize>(from: *const f32, stride: usize) -> Self {
-        let mut fours = [from; 3];
-        for (four, pointer) in fours.iter_mut().enumerate().skip(1) {
-            if four * 4 < ROWS {
-                // SAFETY: there is such a row. The empty instruction hides that the pointers depend on each other:
-                // otherwise the compiler keeps a pointer for each row, more than there are registers.
-                unsafe {
-                    *pointer = from.add(four * 4 * stride);
-                    core::arch::asm!("/* {0} */", inout(reg) * pointer, options(pure, nomem, nostack, preserves_flags));
-                }
-            }
-        }
-        Self { fours, stride }
-    }
-
-    #[inline(always)]
-    unsafe fn ahead(self, columns: usize) -> Self {
-        Self { fours: self.fours.map(|pointer| pointer.wrapping_add(columns)), ..self }
-    }
-
-    #[inline(always)]
-    unsafe fn at(self, row: usize, column: usize) -> f32 {
-        // SAFETY: the caller vouches for it.
-        unsafe { *self.fours[row / 4].add(row % 4 * self.stride + column) }
-    }
-}
-
 /// One column of the left matrix by one row of the right one.
 #[inline(always)]
 unsafe fn step<V: Lanes, const ROWS: usize, const PANELS: usize>(
     sums: &mut [[V; PANELS]; ROWS],
-    left: Left,
-    ahead: usize,
+    left: *const f32,
+    left_stride: usize,
     right: *const f32,
     right_panel: usize,
 ) {
@@ -413,7 +367,7 @@ unsafe fn step<V: Lanes, const ROWS: usize, const PANELS: usize>(
             columns[panel] = V::load(right.add(panel * right_panel));
         }
         for row in 0..ROWS {
-            let value = V::splat(left.at(row, ahead));
+            let value = V::splat(*left.add(row * left_stride));
             for panel in 0..PANELS {
                 sums[row][panel] = value.fma(columns[panel], sums[row][panel]);
             }

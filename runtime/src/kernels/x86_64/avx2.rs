@@ -1,6 +1,7 @@
 //! AVX2 and FMA: 16 lanes are two registers.
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use core::arch::x86_64::*;
 

@@ -1,6 +1,7 @@
 //! AVX-512: 16 lanes are one register, a quad of inputs by 16 outputs is one `vpdpbusd`.
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use core::arch::x86_64::*;
 
