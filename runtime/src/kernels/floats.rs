@@ -13,9 +13,6 @@ use super::approximation::{EXP_MIN, EXP2, GELU_MAX, LOG2_E, LOG2_PHI, MAGIC};
 use super::family::{Attention, Floats, FloatsMut, IntegersMut, LinearF32, NormView, QUERIES};
 use super::lanes::Lanes;
 
-/// Rows of a tile at most, and panels of 16 columns: 24 of 32 registers of 512 bits hold sums.
-pub(super) const TILE_ROWS: usize = 12;
-
 /// Rows that go through a kernel together, so that one row's reduction does not wait for the other's.
 const GROUP: usize = 4;
 
@@ -132,8 +129,8 @@ pub(super) unsafe fn linear<V: Lanes>(input: Floats<'_>, linear: &LinearF32<'_>,
     unsafe {
         let mut panel = 0;
         while panel < panels {
-            let wide = panel + 1 < panels;
-            for (first, rows) in tiles(input.rows) {
+            let wide = V::TILE_PANELS == 2 && panel + 1 < panels;
+            for (first, rows) in tiles(input.rows, V::TILE_ROWS) {
                 let from = input.values.as_ptr().add(first * input.stride);
                 let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
                 let tile = Tile { from, from_stride: input.stride, to, to_stride: output.stride };
@@ -143,7 +140,7 @@ pub(super) unsafe fn linear<V: Lanes>(input: Floats<'_>, linear: &LinearF32<'_>,
                     self::gelu::<V>(tile, rows, wide);
                 }
             }
-            panel += 2;
+            panel += V::TILE_PANELS;
         }
     }
 }
@@ -177,15 +174,15 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
 
         let by_key = Columns { from: key_panels, step: 16, panel: head * 16, depth: head };
         let by_dimension = Columns { from: values, step: head_stride, panel: 16, depth: tokens };
-        for (first, rows) in tiles(tokens) {
+        for (first, rows) in tiles(tokens, V::TILE_ROWS) {
             let from = attention.query.as_ptr().add(first * stride);
             let mut panel = 0;
             while panel * 16 < keys {
-                let wide = (panel + 1) * 16 < keys;
+                let wide = V::TILE_PANELS == 2 && (panel + 1) * 16 < keys;
                 let to = scores.add(panel * 16);
                 let tile = Tile { from, from_stride: stride, to, to_stride: keys };
                 product::<V>(tile, by_key.panel(panel), rows, wide, Finish::Nothing);
-                panel += 2;
+                panel += V::TILE_PANELS;
             }
             if let Some(bias) = attention.bias {
                 for row in 0..rows {
@@ -196,12 +193,12 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
             let inverse = softmax::<V>(scores, keys, rows, tokens);
             let mut panel = 0;
             while panel * 16 < head {
-                let wide = (panel + 1) * 16 < head;
+                let wide = V::TILE_PANELS == 2 && (panel + 1) * 16 < head;
                 let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
                 let tile = Tile { from: scores, from_stride: keys, to, to_stride: output.stride };
                 let finish = Finish::Scale { by: &inverse, columns: head - panel * 16 };
                 product::<V>(tile, by_dimension.panel(panel), rows, wide, finish);
-                panel += 2;
+                panel += V::TILE_PANELS;
             }
         }
     }
@@ -228,10 +225,10 @@ pub(super) fn attention_fits(attention: &Attention<'_>, work: &[f32], output: &F
         && (output.width == head && output.rows == tokens && output.holds(head))
 }
 
-/// Splits rows into tiles of nearly equal height, at most [`TILE_ROWS`]: the first row of each and their number.
+/// Splits rows into tiles of nearly equal height, at most `most`: the first row of each and their number.
 #[inline(always)]
-pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = rows.div_ceil(TILE_ROWS);
+pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = rows.div_ceil(most);
     (0..count).map(move |tile| {
         let (first, next) = (rows * tile / count, rows * (tile + 1) / count);
         (first, next - first)
@@ -285,9 +282,13 @@ unsafe fn product<V: Lanes>(tile: Tile, columns: Columns, rows: usize, wide: boo
             match (rows, wide) {
                 $(
                     // SAFETY: as this function's.
-                    ($rows, true) => unsafe { V::product::<$rows, 2>(tile, columns, finish) },
+                    ($rows, true) if V::TILE_ROWS >= $rows && V::TILE_PANELS == 2 => unsafe {
+                        V::product::<$rows, 2>(tile, columns, finish)
+                    },
                     // SAFETY: as this function's.
-                    ($rows, false) => unsafe { V::product::<$rows, 1>(tile, columns, finish) },
+                    ($rows, false) if V::TILE_ROWS >= $rows => unsafe {
+                        V::product::<$rows, 1>(tile, columns, finish)
+                    },
                 )*
                 _ => {}
             }

@@ -195,6 +195,9 @@ pub(super) unsafe fn largest_of_eight(lanes: __m256) -> f32 {
 }
 
 impl Lanes for Pair {
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 1;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Self(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
