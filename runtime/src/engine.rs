@@ -68,7 +68,7 @@ impl Engine {
     ///
     /// [`EngineError`] when the processor does not have the kernels.
     pub fn from_program(program: Program, kernels: Option<Kernels>) -> Result<Self, EngineError> {
-        let origin = if program.weights().in_place() { Origin::InPlace } else { Origin::Copied };
+        let origin = if program.weights_in_place() { Origin::InPlace } else { Origin::Copied };
         Self::on_arena(program, kernels, origin)
     }
 

@@ -11,6 +11,8 @@ use core::str::FromStr;
 pub(crate) use approximation::{exp, ln};
 pub(crate) use family::{Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView};
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod approximation;
 mod family;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -33,11 +35,18 @@ pub enum Kernels {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512Vnni,
+    /// Every aarch64 processor, such as Cortex-A53 and A72.
+    Neon,
+    /// aarch64 with the dot product, such as Cortex-A55, A76 and A78.
+    NeonDotprod,
+    /// aarch64 with the int8 matrix product, such as Cortex-A510, A710 and Neoverse V1.
+    NeonI8mm,
 }
 
 impl Kernels {
     /// All families, the fastest first.
-    pub const ALL: [Self; 3] = [Self::Avx512Vnni, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 6] =
+        [Self::Avx512Vnni, Self::Avx2, Self::NeonI8mm, Self::NeonDotprod, Self::Neon, Self::Portable];
 
     /// The fastest family that this processor has.
     pub fn detect() -> Self {
@@ -55,6 +64,9 @@ impl Kernels {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -66,8 +78,14 @@ impl Kernels {
             Self::Avx2 => x86_64::Avx2::detect().map(|family| task.run(family)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => x86_64::Avx512Vnni::detect().map(|family| task.run(family)),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512Vnni => None,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => aarch64::Neon::detect().map(|family| task.run(family)),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => aarch64::NeonDotprod::detect().map(|family| task.run(family)),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => aarch64::NeonI8mm::detect().map(|family| task.run(family)),
+            // The families of other processors.
+            _ => None,
         }
     }
 }

@@ -25,10 +25,6 @@ impl Arena {
         &self.program
     }
 
-    pub(super) fn kernels(&self) -> Kernels {
-        self.kernels
-    }
-
     /// Runs the program in `memory`, which must have [`Program::memory_required`] bytes at a multiple of 64. Neither
     /// allocates, locks, calls the system nor panics.
     pub(super) fn run(&self, memory: &mut [u8], ids: &[u32], sentence_ids: &[i32]) -> Result<(), RunError> {

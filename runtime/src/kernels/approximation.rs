@@ -48,7 +48,8 @@ pub(super) const GELU_MAX: f32 = 10.0;
 pub(super) const LOG2_E: f32 = core::f32::consts::LOG2_E;
 /// `1.5 * 2^23`: adding it rounds to a whole number, ties to even, which then stands in the low bits.
 pub(super) const MAGIC: f32 = 12_582_912.0;
-/// `2^f`, the highest power first.
+/// `2^f`, the highest power first. The coefficient of `f` is next to `ln 2`, not `ln 2`.
+#[expect(clippy::approx_constant, reason = "the best polynomial is not the series")]
 pub(super) const EXP2: [f32; 6] = [0.001_326_472_7, 0.009_671_513, 0.055_507_336, 0.240_222_42, 0.693_147, 1.0];
 /// `log2 Phi(-t)`, the highest power first.
 pub(super) const LOG2_PHI: [f32; 7] =

@@ -7,13 +7,11 @@
 //! `holds` what its sizes say; the families' methods check both.
 
 #![expect(unsafe_code, reason = "instructions of one processor family, behind `Lanes`")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use super::approximation::{EXP_MIN, EXP2, GELU_MAX, LOG2_E, LOG2_PHI, MAGIC};
 use super::family::{Attention, Floats, FloatsMut, IntegersMut, LinearF32, NormView, QUERIES};
 use super::lanes::Lanes;
-
-/// Rows of a tile at most, and panels of 16 columns: 24 of 32 registers of 512 bits hold sums.
-pub(super) const TILE_ROWS: usize = 12;
 
 /// Rows that go through a kernel together, so that one row's reduction does not wait for the other's.
 const GROUP: usize = 4;
@@ -131,8 +129,8 @@ pub(super) unsafe fn linear<V: Lanes>(input: Floats<'_>, linear: &LinearF32<'_>,
     unsafe {
         let mut panel = 0;
         while panel < panels {
-            let wide = panel + 1 < panels;
-            for (first, rows) in tiles(input.rows) {
+            let wide = V::TILE_PANELS == 2 && panel + 1 < panels;
+            for (first, rows) in tiles(input.rows, V::TILE_ROWS) {
                 let from = input.values.as_ptr().add(first * input.stride);
                 let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
                 let tile = Tile { from, from_stride: input.stride, to, to_stride: output.stride };
@@ -142,7 +140,7 @@ pub(super) unsafe fn linear<V: Lanes>(input: Floats<'_>, linear: &LinearF32<'_>,
                     self::gelu::<V>(tile, rows, wide);
                 }
             }
-            panel += 2;
+            panel += V::TILE_PANELS;
         }
     }
 }
@@ -176,15 +174,15 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
 
         let by_key = Columns { from: key_panels, step: 16, panel: head * 16, depth: head };
         let by_dimension = Columns { from: values, step: head_stride, panel: 16, depth: tokens };
-        for (first, rows) in tiles(tokens) {
+        for (first, rows) in tiles(tokens, V::TILE_ROWS) {
             let from = attention.query.as_ptr().add(first * stride);
             let mut panel = 0;
             while panel * 16 < keys {
-                let wide = (panel + 1) * 16 < keys;
+                let wide = V::TILE_PANELS == 2 && (panel + 1) * 16 < keys;
                 let to = scores.add(panel * 16);
                 let tile = Tile { from, from_stride: stride, to, to_stride: keys };
                 product::<V>(tile, by_key.panel(panel), rows, wide, Finish::Nothing);
-                panel += 2;
+                panel += V::TILE_PANELS;
             }
             if let Some(bias) = attention.bias {
                 for row in 0..rows {
@@ -195,12 +193,12 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
             let inverse = softmax::<V>(scores, keys, rows, tokens);
             let mut panel = 0;
             while panel * 16 < head {
-                let wide = (panel + 1) * 16 < head;
+                let wide = V::TILE_PANELS == 2 && (panel + 1) * 16 < head;
                 let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
                 let tile = Tile { from: scores, from_stride: keys, to, to_stride: output.stride };
                 let finish = Finish::Scale { by: &inverse, columns: head - panel * 16 };
                 product::<V>(tile, by_dimension.panel(panel), rows, wide, finish);
-                panel += 2;
+                panel += V::TILE_PANELS;
             }
         }
     }
@@ -227,10 +225,10 @@ pub(super) fn attention_fits(attention: &Attention<'_>, work: &[f32], output: &F
         && (output.width == head && output.rows == tokens && output.holds(head))
 }
 
-/// Splits rows into tiles of nearly equal height, at most [`TILE_ROWS`]: the first row of each and their number.
+/// Splits rows into tiles of nearly equal height, at most `most`: the first row of each and their number.
 #[inline(always)]
-pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = rows.div_ceil(TILE_ROWS);
+pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = rows.div_ceil(most);
     (0..count).map(move |tile| {
         let (first, next) = (rows * tile / count, rows * (tile + 1) / count);
         (first, next - first)
@@ -284,9 +282,13 @@ unsafe fn product<V: Lanes>(tile: Tile, columns: Columns, rows: usize, wide: boo
             match (rows, wide) {
                 $(
                     // SAFETY: as this function's.
-                    ($rows, true) => unsafe { V::product::<$rows, 2>(tile, columns, finish) },
+                    ($rows, true) if V::TILE_ROWS >= $rows && V::TILE_PANELS == 2 => unsafe {
+                        V::product::<$rows, 2>(tile, columns, finish)
+                    },
                     // SAFETY: as this function's.
-                    ($rows, false) => unsafe { V::product::<$rows, 1>(tile, columns, finish) },
+                    ($rows, false) if V::TILE_ROWS >= $rows => unsafe {
+                        V::product::<$rows, 1>(tile, columns, finish)
+                    },
                 )*
                 _ => {}
             }
@@ -306,21 +308,10 @@ pub(super) unsafe fn product_of<V: Lanes, const ROWS: usize, const PANELS: usize
     unsafe {
         let mut sums = [[V::splat(0.0); PANELS]; ROWS];
         let mut right = columns.from;
-        let mut left = Left::new::<ROWS>(tile.from, tile.from_stride);
-        let mut depth = columns.depth;
-        while depth >= 4 {
-            for ahead in 0..4 {
-                step(&mut sums, left, ahead, right, columns.panel);
-                right = right.add(columns.step);
-            }
-            left = left.ahead(4);
-            depth -= 4;
-        }
-        while depth > 0 {
-            step(&mut sums, left, 0, right, columns.panel);
-            right = right.add(columns.step);
-            left = left.ahead(1);
-            depth -= 1;
+        let mut left = tile.from;
+        for _ in 0..columns.depth {
+            step(&mut sums, left, tile.from_stride, right, columns.panel);
+            (left, right) = (left.add(1), right.add(columns.step));
         }
         // Each case with loops of its own: what the compiler cannot unroll stays in memory, and the sums with it.
         let to = |row: usize, panel: usize| tile.to.add(row * tile.to_stride + panel * 16);
@@ -361,48 +352,12 @@ pub(super) unsafe fn product_of<V: Lanes, const ROWS: usize, const PANELS: usize
     }
 }
 
-/// Up to twelve rows of the left matrix: pointers to rows 0, 4 and 8, so that all rows are reached from few registers.
-#[derive(Clone, Copy)]
-struct Left {
-    fours: [*const f32; 3],
-    stride: usize,
-}
-
-impl Left {
-    #[inline(always)]
-    unsafe fn new<const ROWS: usize>(from: *const f32, stride: usize) -> Self {
-        let mut fours = [from; 3];
-        for (four, pointer) in fours.iter_mut().enumerate().skip(1) {
-            if four * 4 < ROWS {
-                // SAFETY: there is such a row. The empty instruction hides that the pointers depend on each other:
-                // otherwise the compiler keeps a pointer for each row, more than there are registers.
-                unsafe {
-                    *pointer = from.add(four * 4 * stride);
-                    core::arch::asm!("/* {0} */", inout(reg) * pointer, options(pure, nomem, nostack, preserves_flags));
-                }
-            }
-        }
-        Self { fours, stride }
-    }
-
-    #[inline(always)]
-    unsafe fn ahead(self, columns: usize) -> Self {
-        Self { fours: self.fours.map(|pointer| pointer.wrapping_add(columns)), ..self }
-    }
-
-    #[inline(always)]
-    unsafe fn at(self, row: usize, column: usize) -> f32 {
-        // SAFETY: the caller vouches for it.
-        unsafe { *self.fours[row / 4].add(row % 4 * self.stride + column) }
-    }
-}
-
 /// One column of the left matrix by one row of the right one.
 #[inline(always)]
 unsafe fn step<V: Lanes, const ROWS: usize, const PANELS: usize>(
     sums: &mut [[V; PANELS]; ROWS],
-    left: Left,
-    ahead: usize,
+    left: *const f32,
+    left_stride: usize,
     right: *const f32,
     right_panel: usize,
 ) {
@@ -413,7 +368,7 @@ unsafe fn step<V: Lanes, const ROWS: usize, const PANELS: usize>(
             columns[panel] = V::load(right.add(panel * right_panel));
         }
         for row in 0..ROWS {
-            let value = V::splat(left.at(row, ahead));
+            let value = V::splat(*left.add(row * left_stride));
             for panel in 0..PANELS {
                 sums[row][panel] = value.fma(columns[panel], sums[row][panel]);
             }

@@ -13,6 +13,10 @@ use super::floats::{Columns, Finish, Tile};
 /// Every function may be called only where the implementation's instructions are there and compiled for: inside a
 /// function with its `#[target_feature]`s. Pointers must be valid for the lanes that are read or written.
 pub(super) trait Lanes: Copy {
+    /// Rows of a tile at most, 12 at most, and panels of 16 columns, 1 or 2: as many sums as there are registers for.
+    const TILE_ROWS: usize;
+    const TILE_PANELS: usize;
+
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);

@@ -1,6 +1,7 @@
 //! AVX2 and FMA: 16 lanes are two registers.
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use core::arch::x86_64::*;
 
@@ -194,6 +195,9 @@ pub(super) unsafe fn largest_of_eight(lanes: __m256) -> f32 {
 }
 
 impl Lanes for Pair {
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 1;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Self(_mm256_set1_ps(value), _mm256_set1_ps(value)) }

@@ -1,6 +1,7 @@
 //! AVX-512: 16 lanes are one register, a quad of inputs by 16 outputs is one `vpdpbusd`.
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use core::arch::x86_64::*;
 
@@ -110,7 +111,7 @@ unsafe fn linear_i8(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, outp
                 sums: linear.sums.as_ptr().add(panel * 16),
             }
         };
-        for (first, rows) in tiles(input.rows) {
+        for (first, rows) in tiles(input.rows, __m512::TILE_ROWS) {
             // SAFETY: the rows are some of the input's.
             unsafe {
                 let from = input.values.as_ptr().add(first * input.stride);
@@ -217,6 +218,9 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
 }
 
 impl Lanes for __m512 {
+    const TILE_ROWS: usize = 12;
+    const TILE_PANELS: usize = 2;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { _mm512_set1_ps(value) }

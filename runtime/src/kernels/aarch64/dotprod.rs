@@ -1,0 +1,124 @@
+//! The dot product of aarch64: four outputs by a quad of inputs in one `sdot`.
+
+#![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(unused_unsafe, reason = "which intrinsics are safe depends on the version of the compiler")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
+
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+use super::neon::{self, Sums, TileI8};
+use crate::kernels::family::{
+    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+};
+
+/// NEON and the dot product. Inputs are signed bytes.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct NeonDotprod(());
+
+impl NeonDotprod {
+    /// `None` when the processor does not have it.
+    pub(in crate::kernels) fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
+    }
+}
+
+impl Family for NeonDotprod {
+    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
+        neon::quantize(input, output)
+    }
+
+    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+        // SAFETY: `self` proves what `product` needs; it is called with rows and panels that are there.
+        unsafe { neon::linear_i8::<{ neon::ROWS }>(input, linear, gelu, output, product) }
+    }
+
+    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+        neon::linear_f32(input, linear, gelu, output)
+    }
+
+    fn norm(
+        self,
+        input: FloatsMut<'_>,
+        residual: Option<Floats<'_>>,
+        norm: &NormView<'_>,
+        output: FloatsMut<'_>,
+    ) -> Option<()> {
+        neon::norm(input, residual, norm, output)
+    }
+
+    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+        neon::attention(attention, work, output)
+    }
+}
+
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn product(tile: &TileI8, rows: usize, sums: &mut Sums) {
+    // SAFETY: as this function's.
+    unsafe {
+        match rows {
+            1 => product_of::<1>(tile, sums),
+            2 => product_of::<2>(tile, sums),
+            3 => product_of::<3>(tile, sums),
+            4 => product_of::<4>(tile, sums),
+            5 => product_of::<5>(tile, sums),
+            _ => product_of::<6>(tile, sums),
+        }
+    }
+}
+
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
+    // SAFETY: rows, padded to a multiple of 16 bytes, and panel are inside their buffers.
+    unsafe {
+        let mut own = [[vdupq_n_s32(0); 4]; ROWS];
+        let mut quad = 0;
+        while quad + 4 <= tile.quads {
+            let mut inputs = [vdupq_n_s8(0); ROWS];
+            for row in 0..ROWS {
+                inputs[row] = vld1q_s8(tile.input.add(row * tile.stride + quad * 4));
+            }
+            macro_rules! by_lane {
+                ($($lane:literal)*) => {
+                    $(for four in 0..4 {
+                        let weights = vld1q_s8(tile.panel.add((quad + $lane) * 64 + four * 16));
+                        for row in 0..ROWS {
+                            own[row][four] = dot::<$lane>(own[row][four], weights, inputs[row]);
+                        }
+                    })*
+                };
+            }
+            by_lane!(0 1 2 3);
+            quad += 4;
+        }
+        while quad < tile.quads {
+            for four in 0..4 {
+                let weights = vld1q_s8(tile.panel.add(quad * 64 + four * 16));
+                for row in 0..ROWS {
+                    let input = tile.input.add(row * tile.stride + quad * 4).cast::<i32>().read_unaligned();
+                    own[row][four] = dot::<0>(own[row][four], weights, vreinterpretq_s8_s32(vdupq_n_s32(input)));
+                }
+            }
+            quad += 1;
+        }
+        sums[..ROWS].copy_from_slice(&own);
+    }
+}
+
+/// Adds to each lane the products of four weights with the four inputs in `LANE`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn dot<const LANE: i32>(mut sum: int32x4_t, weights: int8x16_t, inputs: int8x16_t) -> int32x4_t {
+    // SAFETY: the instruction is there, and reads and writes registers only. Its intrinsic is not stable.
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {weights:v}.16b, {inputs:v}.4b[{lane}]",
+            sum = inout(vreg) sum,
+            weights = in(vreg) weights,
+            inputs = in(vreg) inputs,
+            lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}

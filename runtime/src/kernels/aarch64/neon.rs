@@ -1,0 +1,348 @@
+//! NEON, on every aarch64 processor: 16 lanes are four registers.
+
+#![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(unused_unsafe, reason = "which intrinsics are safe depends on the version of the compiler")]
+#![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
+
+use core::arch::aarch64::*;
+
+use crate::kernels::family::{
+    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+};
+use crate::kernels::floats::{self, Columns, Finish, Tile, tiles};
+use crate::kernels::lanes::Lanes;
+
+/// NEON without a dot product: products of bytes are added in pairs in 16 bits, which `2 * 127 * 127 < 2^15` allows, and
+/// then in 32. Inputs are signed bytes.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Neon(());
+
+impl Neon {
+    /// `None` when the processor does not have it.
+    pub(in crate::kernels) fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+}
+
+impl Family for Neon {
+    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
+        quantize(input, output)
+    }
+
+    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+        // SAFETY: `product` needs NEON, which is there, and is called with rows and panels that are there.
+        unsafe { linear_i8::<2>(input, linear, gelu, output, product) }
+    }
+
+    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+        linear_f32(input, linear, gelu, output)
+    }
+
+    fn norm(
+        self,
+        input: FloatsMut<'_>,
+        residual: Option<Floats<'_>>,
+        norm: &NormView<'_>,
+        output: FloatsMut<'_>,
+    ) -> Option<()> {
+        self::norm(input, residual, norm, output)
+    }
+
+    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+        self::attention(attention, work, output)
+    }
+}
+
+// What the families with NEON share. NEON is part of the target, so that nothing has to be compiled apart.
+
+pub(super) fn quantize(input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
+    let width = input.width.next_multiple_of(16);
+    // SAFETY: the buffers hold what is read and written.
+    (input.holds(width) && output.holds(input.rows, width)).then(|| unsafe { floats::quantize::<Quad>(input, output) })
+}
+
+pub(super) fn linear_f32(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
+    let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
+    // SAFETY: the buffers hold what is read and written.
+    (fits && input.holds(input.width) && linear.holds() && output.holds(output.width.next_multiple_of(16)))
+        .then(|| unsafe { floats::linear::<Quad>(input, linear, gelu, output) })
+}
+
+pub(super) fn norm(
+    input: FloatsMut<'_>,
+    residual: Option<Floats<'_>>,
+    norm: &NormView<'_>,
+    output: FloatsMut<'_>,
+) -> Option<()> {
+    // SAFETY: the buffers hold what is read and written.
+    floats::norm_fits(&input, residual.as_ref(), norm, &output)
+        .then(|| unsafe { floats::norm::<Quad>(input, residual, norm, output) })
+}
+
+pub(super) fn attention(attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+    // SAFETY: the buffers hold what is read and written.
+    floats::attention_fits(&attention, work, &output)
+        .then(|| unsafe { floats::attention::<Quad>(&attention, work, output) })
+}
+
+/// Some rows of an int8 layer's input by one panel of its weights. Rows are padded with zeros to a multiple of 16 bytes.
+#[derive(Clone, Copy)]
+pub(super) struct TileI8 {
+    pub(super) input: *const i8,
+    pub(super) stride: usize,
+    pub(super) panel: *const i8,
+    pub(super) quads: usize,
+}
+
+/// Sums of up to [`ROWS`] rows and 16 outputs.
+pub(super) type Sums = [[int32x4_t; 4]; ROWS];
+
+/// Rows of a tile at most: with 16 outputs, 24 of 32 registers hold sums.
+pub(super) const ROWS: usize = 6;
+
+/// Goes through the tiles of an int8 layer, at most `MOST` rows high.
+///
+/// # Safety
+///
+/// `product` may be called on this processor, for 1 to `MOST` rows.
+#[inline(always)]
+pub(super) unsafe fn linear_i8<const MOST: usize>(
+    input: Integers<'_>,
+    linear: &LinearI8<'_>,
+    gelu: bool,
+    output: FloatsMut<'_>,
+    product: unsafe fn(&TileI8, usize, &mut Sums),
+) -> Option<()> {
+    let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
+    let holds = input.holds(input.width.next_multiple_of(16)) && linear.holds();
+    (fits && holds && output.holds(output.width.next_multiple_of(16))).then_some(())?;
+    let quads = linear.inputs.div_ceil(4);
+    for panel in 0..linear.outputs.div_ceil(16) {
+        for (first, rows) in tiles(input.rows, MOST) {
+            // SAFETY: panel and rows are inside their buffers.
+            unsafe {
+                let tile = TileI8 {
+                    input: input.values.as_ptr().add(first * input.stride).cast(),
+                    stride: input.stride,
+                    panel: linear.panels.as_ptr().add(panel * quads * 64),
+                    quads,
+                };
+                let mut sums = [[vdupq_n_s32(0); 4]; ROWS];
+                product(&tile, rows, &mut sums);
+                let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
+                for row in 0..rows {
+                    let by_row = vdupq_n_f32(*input.scales.as_ptr().add(first + row));
+                    for four in 0..4 {
+                        let at = panel * 16 + four * 4;
+                        let value = vmulq_f32(vcvtq_f32_s32(sums[row][four]), by_row);
+                        let value = vmulq_f32(value, vld1q_f32(linear.scales.as_ptr().add(at)));
+                        let value = vaddq_f32(value, vld1q_f32(linear.bias.as_ptr().add(at)));
+                        vst1q_f32(to.add(row * output.stride + four * 4), value);
+                    }
+                }
+                if gelu {
+                    let tile = Tile { from: to, from_stride: output.stride, to, to_stride: output.stride };
+                    floats::gelu::<Quad>(tile, rows, false);
+                }
+            }
+        }
+    }
+    Some(())
+}
+
+unsafe fn product(tile: &TileI8, rows: usize, sums: &mut Sums) {
+    // SAFETY: as this function's.
+    unsafe {
+        match rows {
+            1 => product_of::<1>(tile, sums),
+            _ => product_of::<2>(tile, sums),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
+    // SAFETY: rows and panel are inside their buffers.
+    unsafe {
+        // Two outputs a register, of each the even and the odd pair of inputs.
+        let mut pairs = [[vdupq_n_s32(0); 8]; ROWS];
+        let mut quad = 0;
+        while quad < tile.quads {
+            let next = quad + 1 < tile.quads;
+            let weights = tile.panel.add(quad * 64);
+            let mut inputs = [[vdupq_n_s8(0); 2]; ROWS];
+            for row in 0..ROWS {
+                let from = tile.input.add(row * tile.stride + quad * 4).cast::<i32>();
+                inputs[row][0] = vreinterpretq_s8_s32(vdupq_n_s32(from.read_unaligned()));
+                if next {
+                    inputs[row][1] = vreinterpretq_s8_s32(vdupq_n_s32(from.add(1).read_unaligned()));
+                }
+            }
+            for four in 0..4 {
+                let first = vld1q_s8(weights.add(four * 16));
+                let second = if next { vld1q_s8(weights.add(64 + four * 16)) } else { vdupq_n_s8(0) };
+                for row in 0..ROWS {
+                    let [left, right] = inputs[row];
+                    let low = vmull_s8(vget_low_s8(first), vget_low_s8(left));
+                    let low = vmlal_s8(low, vget_low_s8(second), vget_low_s8(right));
+                    let high = vmlal_high_s8(vmull_high_s8(first, left), second, right);
+                    pairs[row][2 * four] = vpadalq_s16(pairs[row][2 * four], low);
+                    pairs[row][2 * four + 1] = vpadalq_s16(pairs[row][2 * four + 1], high);
+                }
+            }
+            quad += 2;
+        }
+        for row in 0..ROWS {
+            for four in 0..4 {
+                sums[row][four] = vpaddq_s32(pairs[row][2 * four], pairs[row][2 * four + 1]);
+            }
+        }
+    }
+}
+
+/// Sixteen lanes.
+#[derive(Clone, Copy)]
+pub(super) struct Quad([float32x4_t; 4]);
+
+impl Quad {
+    #[inline(always)]
+    fn zip(self, other: Self, of: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([of(a, e), of(b, f), of(c, g), of(d, h)])
+    }
+}
+
+impl Lanes for Quad {
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Self([vdupq_n_f32(value); 4]) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self([vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe {
+            for four in 0..4 {
+                vst1q_f32(to.add(four * 4), self.0[four]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe { vaddq_f32(a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe { vsubq_f32(a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe { vmulq_f32(a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, by: Self, plus: Self) -> Self {
+        let (a, b, c) = (self.0, by.0, plus.0);
+        unsafe {
+            Self([
+                vfmaq_f32(c[0], a[0], b[0]),
+                vfmaq_f32(c[1], a[1], b[1]),
+                vfmaq_f32(c[2], a[2], b[2]),
+                vfmaq_f32(c[3], a[3], b[3]),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fms(self, by: Self, less: Self) -> Self {
+        unsafe {
+            let negative = Self(less.0.map(|four| vnegq_f32(four)));
+            self.fma(by, negative)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fnma(self, by: Self, from: Self) -> Self {
+        let (a, b, c) = (self.0, by.0, from.0);
+        unsafe {
+            Self([
+                vfmsq_f32(c[0], a[0], b[0]),
+                vfmsq_f32(c[1], a[1], b[1]),
+                vfmsq_f32(c[2], a[2], b[2]),
+                vfmsq_f32(c[3], a[3], b[3]),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe { vbslq_f32(vcltq_f32(a, b), a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Self(self.0.map(|four| unsafe { vabsq_f32(four) }))
+    }
+
+    #[inline(always)]
+    unsafe fn select(mask: Self, this: Self, other: Self) -> Self {
+        let (m, a, b) = (mask.0, this.0, other.0);
+        let select = |four: usize| unsafe { vbslq_f32(vreinterpretq_u32_f32(m[four]), a[four], b[four]) };
+        Self([select(0), select(1), select(2), select(3)])
+    }
+
+    #[inline(always)]
+    unsafe fn scale(self, exponent: Self) -> Self {
+        self.zip(exponent, |lanes, exponent| unsafe {
+            let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(exponent));
+            vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(lanes), exponent))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        unsafe {
+            let four = vaddq_f32(vaddq_f32(a, c), vaddq_f32(b, d));
+            let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+            vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(a, b), vmaxq_f32(c, d))) }
+    }
+
+    // The target has NEON: nothing to compile apart, but still too much to inline.
+    #[inline(never)]
+    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {
+        unsafe { floats::product_of::<Self, ROWS, PANELS>(tile, columns, finish) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_integers(self, to: *mut u8) {
+        let [a, b, c, d] = self.0;
+        unsafe {
+            let narrow = |low, high| vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(low)), vqmovn_s32(vcvtnq_s32_f32(high)));
+            let bytes = vcombine_s8(vqmovn_s16(narrow(a, b)), vqmovn_s16(narrow(c, d)));
+            vst1q_s8(to.cast(), bytes);
+        }
+    }
+}

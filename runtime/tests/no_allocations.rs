@@ -1,0 +1,93 @@
+//! Labelling allocates nothing, and a scratch exactly what it says.
+
+#![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use kdh_runtime::{Bundle, LabelError, Labeler, LabelerOptions};
+
+/// The system's allocator, which counts the allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(bytes: usize) {
+    ALLOCATIONS.with(|allocations| allocations.set(allocations.get() + 1));
+    BYTES.with(|all| all.set(all.get() + bytes));
+}
+
+// SAFETY: every call goes to `System` with the arguments that it came with, so `System`'s guarantees are this
+// allocator's; the counters are thread-locals without destructors, which neither allocate nor unwind.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's layout, unchanged.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's layout, unchanged.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `System`, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        // SAFETY: `pointer` came from `System`, with this layout; the size is the caller's.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn labelling_allocates_nothing() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
+    let bytes = std::fs::read(path).unwrap();
+    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+
+    // From nothing to beyond the longest input, with everything that the tokeniser and the splitter treat apart.
+    let words = "The tumour cells divided, TNF-\u{3b1} rose by 3.5 \u{b5}g/ml. Caf\u{e9}-au-lait spots; \u{4e2d}\u{6587}\u{3002} No vessel grew! ";
+    let endless: Vec<char> = words.repeat(40).chars().collect();
+    let texts: Vec<String> =
+        (0..1000).map(|number| endless[number % 90..number % 90 + 3 * number].iter().collect()).collect();
+    let long = "word ".repeat(50_000);
+
+    let bytes_before = BYTES.get();
+    let allocations_before = ALLOCATIONS.get();
+    let mut scratch = labeler.scratch();
+    assert_eq!(BYTES.get() - bytes_before, labeler.memory_required());
+    assert_eq!(ALLOCATIONS.get() - allocations_before, 4);
+
+    let before = ALLOCATIONS.get();
+    let (mut given, mut tokens, mut truncated, mut empty) = (0, 0, 0, 0);
+    for text in texts.iter().chain([&long]) {
+        match labeler.label(&mut scratch, text) {
+            Ok(report) => {
+                given += report.positive().count();
+                tokens += report.kept_tokens;
+                truncated += usize::from(report.truncated());
+            }
+            Err(error) => {
+                assert_eq!(error, LabelError::NoTokens);
+                empty += 1;
+            }
+        }
+    }
+    let after = ALLOCATIONS.get();
+    assert_eq!(after - before, 0);
+    // The texts were what they should be, and the counter counts.
+    assert!(given > 100 && tokens > 100_000 && truncated > 100 && empty >= 1, "{given} {tokens} {truncated} {empty}");
+    drop(labeler.scratch());
+    assert_eq!(ALLOCATIONS.get() - after, 4);
+}
