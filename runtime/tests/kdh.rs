@@ -237,10 +237,11 @@ mod tests {
             .iter()
             .map(|section| section["name"].as_str().unwrap())
             .collect();
-        assert_eq!(sections, ["manifest", "onnx", "vocabulary", "golden"]);
+        assert_eq!(sections, ["manifest", "onnx", "vocabulary", "golden", "program"]);
         assert_eq!(inspection["manifest"]["labels"][2]["code"], "C");
         assert_eq!(inspection["manifest"]["head"], "sentence-evidence");
-        assert!(inspection["engine"]["name"].as_str().unwrap().starts_with("tract"));
+        assert_eq!(inspection["engine"]["name"], "arena");
+        assert!(inspection["engine"]["model"].as_str().unwrap().starts_with("stored program"));
         assert!(!inspection["engine"]["kernels"].as_array().unwrap().is_empty());
         #[cfg(target_os = "linux")]
         assert!(inspection["memory"]["peak_resident_bytes"].as_u64().unwrap() > 1 << 20);

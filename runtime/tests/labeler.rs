@@ -17,7 +17,7 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use crate::bundles::{Parts, TINY, flip_in_section, without_graph};
+    use crate::bundles::{Parts, TINY, flip_in_section};
 
     const TEXT: &str = "The cells divided slowly. No vessel grew into the tumour! Caf\u{e9}-au-lait spots were seen; \
                         TNF-\u{3b1} was low.";
@@ -248,8 +248,6 @@ mod tests {
         let missing = refusal(&|parts| parts.manifest.tokenizer.cls = "<s>");
         assert!(matches!(missing, BuildError::Vocabulary(VocabularyError::MissingCls)), "{missing}");
         assert!(matches!(refusal(&|parts| parts.vocabulary = vec![0xff]), BuildError::Vocabulary(_)));
-        let bytes = without_graph();
-        assert!(matches!(build(&bytes), Err(BuildError::NoGraph)));
     }
 
     /// A graph whose digests are right may still be nonsense: any answer is good, a panic or an endless run is not.

@@ -60,7 +60,7 @@ fn labelling_allocates_nothing() {
     let words = "The tumour cells divided, TNF-\u{3b1} rose by 3.5 \u{b5}g/ml. Caf\u{e9}-au-lait spots; \u{4e2d}\u{6587}\u{3002} No vessel grew! ";
     let endless: Vec<char> = words.repeat(40).chars().collect();
     let texts: Vec<String> =
-        (0..1000).map(|number| endless[number % 90..number % 90 + 3 * number].iter().collect()).collect();
+        (0..1000).map(|number| endless[number % 90..number % 90 + 2 * number].iter().collect()).collect();
     let long = "word ".repeat(50_000);
 
     let bytes_before = BYTES.get();
@@ -87,7 +87,7 @@ fn labelling_allocates_nothing() {
     let after = ALLOCATIONS.get();
     assert_eq!(after - before, 0);
     // The texts were what they should be, and the counter counts.
-    assert!(given > 100 && tokens > 100_000 && truncated > 100 && empty >= 1, "{given} {tokens} {truncated} {empty}");
+    assert!(given > 100 && tokens > 100_000 && truncated >= 1 && empty >= 1, "{given} {tokens} {truncated} {empty}");
     drop(labeler.scratch());
     assert_eq!(ALLOCATIONS.get() - after, 4);
 }

@@ -92,7 +92,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Refusal)> {
         |kind| move |raw: &mut Raw| raw.sections.push(files::RawSection { flags: 1, ..section(kind, *b"?") });
     raw("critical-unknown", &critical(99), BundleError::UnknownCriticalSection { kind: 99 });
     raw("critical-kind-0", &critical(0), BundleError::UnknownCriticalSection { kind: 0 });
-    raw("critical-undefined", &critical(5), BundleError::UnknownCriticalSection { kind: 5 });
+    raw("critical-undefined", &critical(6), BundleError::UnknownCriticalSection { kind: 6 });
     for (name, kind) in [
         ("no-manifest", SectionKind::Manifest),
         ("no-graph", SectionKind::Onnx),

@@ -50,7 +50,7 @@ fn label(bundle: &str, path: Option<&str>) -> Result<String> {
 fn lines(report: &Report<'_>) -> String {
     let mut lines = String::new();
     for label in report.positive() {
-        lines += &format!("{}\t{:.6}\t{:.6}\t", label.code, label.probability, label.threshold);
+        lines += &format!("{}\t{}\t{}\t", label.code, label.probability, label.threshold);
         let ranges: Vec<String> =
             label.evidence.iter().map(|sentence| format!("{}..{}", sentence.start, sentence.end)).collect();
         lines += &ranges.join(",");

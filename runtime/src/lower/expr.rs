@@ -92,8 +92,8 @@ pub(super) enum Expr {
         values: Id,
         heads: usize,
     },
-    /// 1 where a token belongs to a sentence, of this many sentences.
-    Member(usize),
+    /// 1 where a token belongs to a sentence.
+    Member,
     /// Tokens of each sentence.
     Count,
     /// Sum of the rows of each sentence.

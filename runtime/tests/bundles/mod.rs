@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 use kdh_format::{Bundle, BundleWriter, GoldenCase, Manifest, SectionKind};
-use sha2::{Digest, Sha256};
 
 pub(crate) const TINY: &[u8] = include_bytes!("../data/tiny.kdh");
 
@@ -44,15 +43,5 @@ pub(crate) fn flip_in_section(index: usize) -> Vec<u8> {
     let offset = section.bytes.as_ptr() as usize - TINY.as_ptr() as usize;
     let mut bytes = TINY.to_vec();
     bytes[offset + section.bytes.len() / 2] ^= 1;
-    bytes
-}
-
-/// The tiny bundle with its graph declared a program, which this version cannot run.
-pub(crate) fn without_graph() -> Vec<u8> {
-    let mut bytes = TINY.to_vec();
-    let (graph, header_end) = (64 + 64, 64 + 4 * 64);
-    bytes[graph..graph + 8].copy_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]);
-    let digest = Sha256::digest(&bytes[..header_end]);
-    bytes[header_end..header_end + 32].copy_from_slice(&digest);
     bytes
 }
