@@ -57,6 +57,34 @@ fn all_kernels_and_scratches_give_the_same_bits() {
     }
 }
 
+/// The logits' bits do not depend on the machine: these digests hold on every processor and operating system.
+#[test]
+fn bits_are_those_of_every_machine() {
+    const DIGESTS: [u64; 5] = [
+        0x384e_a4f4_64f6_b3f8,
+        0x798f_2ddb_8582_205f,
+        0x6400_0982_b28f_fde9,
+        0x8dc5_3d39_3cdc_c827,
+        0xe216_891e_b338_774c,
+    ];
+    let digests = [0, 1, 2, 3, 4].map(|number| {
+        let size = SIZES[number];
+        let engine = Engine::from_program(Model::random(size, number as u64 + 1).program(), None).unwrap();
+        let mut scratch = engine.scratch();
+        // FNV-1a.
+        let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+        for text in 0..TEXTS {
+            let (ids, sentence_ids) = size.text(text);
+            let logits = engine.run(&mut scratch, &ids, &sentence_ids).unwrap();
+            for word in bits(logits.sentences).into_iter().chain(bits(logits.document)) {
+                digest = (digest ^ u64::from(word)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        digest
+    });
+    assert_eq!(digests, DIGESTS, "{digests:#x?}");
+}
+
 #[test]
 fn stored_programs_are_the_same() {
     for (number, size) in SIZES.into_iter().enumerate() {
