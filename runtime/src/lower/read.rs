@@ -107,7 +107,7 @@ impl Reader<'_> {
         } else if let Some(op) = op.downcast_ref::<TypedBinOp>() {
             self.binary(op.0.name(), &inputs[0], &inputs[1])
         } else if let Some(op) = op.downcast_ref::<ElementWiseOp>() {
-            self.unary(op.0.name(), &inputs[0])
+            self.unary(&op.0.name(), &inputs[0])
         } else if let Some(op) = op.downcast_ref::<Cast>() {
             self.cast(op.to, &inputs[0])
         } else if let Some(op) = op.downcast_ref::<Reduce>() {
