@@ -13,7 +13,8 @@ use kdh_exporter::session::Session;
 use kdh_exporter::student::Student;
 use kdh_format::student::Head;
 use kdh_format::{Bundle, SectionKind};
-use kdh_runtime::dataset;
+use kdh_runtime::engine::{Engine, EngineChoice, Shape};
+use kdh_runtime::{Labeler, LabelerOptions, dataset};
 
 fn packed(architecture: &str, head: Head, bounds: &Bounds) -> Result<(Student, Packed), PackError> {
     let folder = tempfile::tempdir().unwrap();
@@ -51,6 +52,39 @@ fn holds_what_the_student_says() {
         }
         let longest = golden.cases().map(|case| case.tokens).max();
         assert_eq!(longest, Some(tiny::MAX_TOKENS as u32), "a golden text is cut to the longest input");
+    }
+}
+
+/// On f32, where no rounding decides, the arena gives what tract gives.
+#[test]
+fn every_architecture_lowers() {
+    for (architecture, head) in [("bert", Head::Mean), ("distilbert", Head::SentenceEvidence), ("mpnet", Head::Mean)] {
+        let (student, packed) = packed(architecture, head, &WIDE).unwrap();
+        let bundle = Bundle::parse(&packed.bundle).unwrap();
+        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().engine(EngineChoice::Arena)).unwrap();
+        labeler.self_test(&bundle).unwrap();
+
+        let manifest = bundle.manifest().unwrap();
+        let shape = Shape {
+            labels: manifest.labels.len(),
+            max_sentences: manifest.max_sentences as usize,
+            max_tokens: manifest.max_tokens as usize,
+            vocabulary: student.vocabulary.len(),
+        };
+        let graph = onnx(&student, Precision::F32);
+        let session = Session::new(&graph).unwrap();
+        let engine = Engine::from_onnx(&graph, shape, EngineChoice::Arena, None).unwrap();
+        let (mut scratch, mut encoder) = (engine.scratch(), kdh_exporter::encode::TextEncoder::new(&student).unwrap());
+        for case in bundle.golden(&manifest).unwrap().cases() {
+            let (ids, sentence_ids) = encoder.encode(case.text);
+            let (found, expected) =
+                (engine.run(&mut scratch, ids, sentence_ids).unwrap(), session.run(ids, sentence_ids).unwrap());
+            for (a, b) in
+                found.document.iter().zip(&expected.document).chain(found.sentences.iter().zip(&expected.sentences))
+            {
+                assert!((a - b).abs() < 1e-4, "{architecture}: {a} on the arena, {b} on tract");
+            }
+        }
     }
 }
 

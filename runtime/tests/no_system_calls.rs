@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "asks the kernel for a filter")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic")]
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};

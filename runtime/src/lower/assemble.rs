@@ -436,9 +436,9 @@ impl Assembler<'_> {
             return Err(graph.refuse(sentences, "sentence logits without -1e9 for a sentence without tokens"));
         };
         let head = self.linear(logits)?;
-        let states = self
-            .sentence_means(head.input)
-            .ok_or_else(|| graph.refuse(head.input, "sentence logits are not of the sentences' mean states"))?;
+        let states = self.sentence_means(head.input).ok_or_else(|| {
+            graph.refuse(head.input, "these are not the mean states of as many sentences as the manifest says")
+        })?;
         let document = if let Some((evidence, bias)) = self.evidence(document) {
             if evidence != sentences {
                 return Err(graph.refuse(document, "document logits of other than the sentence logits"));
@@ -470,8 +470,8 @@ impl Assembler<'_> {
     /// The states whose sentences' means these are.
     fn sentence_means(&self, id: Id) -> Option<Id> {
         let (sums, count) = self.quotient(id)?;
-        let Expr::Sums(states) = *self.graph.get(sums) else { return None };
-        matches!(self.graph.get(count), Expr::Count).then_some(states)
+        let Expr::Sums(states, sentences) = *self.graph.get(sums) else { return None };
+        (matches!(self.graph.get(count), Expr::Count) && sentences == self.shape.max_sentences).then_some(states)
     }
 
     /// The states whose mean over all tokens that belong to a sentence this is.
@@ -479,8 +479,8 @@ impl Assembler<'_> {
         let (sums, count) = self.quotient(id)?;
         let Expr::ReduceSentences(Reduction::Sum, sums) = *self.graph.get(sums) else { return None };
         let Expr::ReduceSentences(Reduction::Sum, count) = *self.graph.get(count) else { return None };
-        let Expr::Sums(states) = *self.graph.get(sums) else { return None };
-        matches!(self.graph.get(count), Expr::Count).then_some(states)
+        let Expr::Sums(states, sentences) = *self.graph.get(sums) else { return None };
+        (matches!(self.graph.get(count), Expr::Count) && sentences == self.shape.max_sentences).then_some(states)
     }
 
     /// `a` and `b` of `a / max(b, 1)`.

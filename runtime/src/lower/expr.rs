@@ -92,12 +92,12 @@ pub(super) enum Expr {
         values: Id,
         heads: usize,
     },
-    /// 1 where a token belongs to a sentence.
-    Member,
+    /// 1 where a token belongs to a sentence, of this many sentences.
+    Member(usize),
     /// Tokens of each sentence.
     Count,
-    /// Sum of the rows of each sentence.
-    Sums(Id),
+    /// Sum of the rows of each sentence, of this many sentences.
+    Sums(Id, usize),
     /// Whether a sentence has tokens.
     Present,
     /// It where the sentence has tokens, else a constant.

@@ -105,7 +105,7 @@ impl Reader<'_> {
         } else if let Some(op) = op.downcast_ref::<EinSum>() {
             self.einsum(op, &inputs)
         } else if let Some(op) = op.downcast_ref::<TypedBinOp>() {
-            self.binary(&op.0.name(), &inputs[0], &inputs[1])
+            self.binary(op.0.name(), &inputs[0], &inputs[1])
         } else if let Some(op) = op.downcast_ref::<ElementWiseOp>() {
             self.unary(&op.0.name(), &inputs[0])
         } else if let Some(op) = op.downcast_ref::<Cast>() {
@@ -356,13 +356,13 @@ impl Reader<'_> {
     /// `sentence_ids == [0, 1, ...]`.
     fn member(&mut self, id: Id, axes: &[Axis], numbers: &Value) -> Option<Value> {
         let (Expr::SentenceIds, Value::Const(numbers)) = (self.expressions.get(id), numbers) else { return None };
-        let (axis, _) = arange(numbers)?;
+        let (axis, count) = arange(numbers)?;
         if axes.get(axis) != Some(&Axis::One) {
             return None;
         }
         let mut axes = axes.to_vec();
         axes[axis] = Axis::Sentence;
-        Some(self.named(Expr::Member, 1, axes))
+        Some(self.named(Expr::Member(count), 1, axes))
     }
 
     fn combine(&mut self, name: &str, (a, left): (Id, &[Axis]), (b, right): (Id, &[Axis])) -> Option<Value> {
@@ -422,7 +422,7 @@ impl Reader<'_> {
         let features: usize = over.iter().map(|axis| axis.features().unwrap_or(0)).product();
         match over[..] {
             [] => Some(input.clone()),
-            [Axis::Token] if matches!(self.expressions.get(*id), Expr::Member) && reduction == Reduction::Sum => {
+            [Axis::Token] if matches!(self.expressions.get(*id), Expr::Member(_)) && reduction == Reduction::Sum => {
                 Some(self.named(Expr::Count, 1, left))
             }
             [Axis::Sentence] => {
@@ -603,8 +603,8 @@ impl Reader<'_> {
                 let swapped: Vec<Place> = places.iter().map(|place| place.swapped()).collect();
                 let (a, b) = ((*a, &left[..]), (*b, &right[..]));
                 match (self.expressions.get(a.0), self.expressions.get(b.0)) {
-                    (Expr::Member, _) => self.sums(b, a.1, &swapped, &mut result),
-                    (_, Expr::Member) => self.sums(a, b.1, &places, &mut result),
+                    (&Expr::Member(count), _) => self.sums(b, (count, a.1), &swapped, &mut result),
+                    (_, &Expr::Member(count)) => self.sums(a, (count, b.1), &places, &mut result),
                     (Expr::Softmax { .. }, _) => self.context(a, b, &places, &mut result),
                     (_, Expr::Softmax { .. }) => self.context(b, a, &swapped, &mut result),
                     _ => self.scores(a, b, &places, &mut result),
@@ -665,7 +665,7 @@ impl Reader<'_> {
     fn sums(
         &mut self,
         (rows, axes): (Id, &[Axis]),
-        member_axes: &[Axis],
+        (count, member_axes): (usize, &[Axis]),
         places: &[Place],
         result: &mut EinsumResult,
     ) -> Option<Value> {
@@ -682,7 +682,8 @@ impl Reader<'_> {
                 _ => return None,
             }
         }
-        (places.len() >= 3).then(|| self.named(Expr::Sums(rows), self.expressions.width(rows), result.axes.clone()))
+        (places.len() >= 3)
+            .then(|| self.named(Expr::Sums(rows, count), self.expressions.width(rows), result.axes.clone()))
     }
 
     fn scores(

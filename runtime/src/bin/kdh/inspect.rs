@@ -1,6 +1,7 @@
 //! `kdh inspect`.
 
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 
 use anyhow::Context;
 use kdh_runtime::format::{Manifest, SectionKind};
@@ -29,11 +30,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = args.bundle.path()?;
     let shown = || path.display().to_string();
-    let file = source::open(&path)?;
+    let file = Arc::new(source::open(&path)?);
     let bundle = file.verify().with_context(shown)?;
     let manifest = bundle.manifest().with_context(shown)?;
     let golden = bundle.golden(&manifest).with_context(shown)?;
-    let labeler = args.engine.labeler(&path, LabelerOptions::new())?;
+    let labeler = args.engine.labeler_of(&file, LabelerOptions::new()).with_context(shown)?;
     let mut scratch = labeler.scratch();
     for case in golden.cases() {
         labeler.label(&mut scratch, case.text).with_context(|| format!("{}: golden text", path.display()))?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
@@ -89,17 +90,18 @@ impl EngineArgs {
         self.onnx.as_ref().map(read).transpose()
     }
 
+    /// Builds the labeler of an open bundle.
+    pub(crate) fn labeler_of(&self, file: &Arc<BundleFile>, options: LabelerOptions) -> anyhow::Result<Labeler> {
+        let options = self.options(options);
+        Ok(match self.graph()? {
+            None => Labeler::from_shared(file.clone(), &options)?,
+            Some(graph) => Labeler::with_graph(&file.verify()?, &graph, &options)?,
+        })
+    }
+
     /// Opens a bundle and builds its labeler.
     pub(crate) fn labeler(&self, path: &Path, options: LabelerOptions) -> anyhow::Result<Labeler> {
-        let (file, options) = (open(path)?, self.options(options));
-        let labeler = match self.graph()? {
-            None => Labeler::from_file(file, &options),
-            Some(graph) => {
-                let bundle = file.verify().with_context(|| path.display().to_string())?;
-                Labeler::with_graph(&bundle, &graph, &options)
-            }
-        };
-        labeler.with_context(|| path.display().to_string())
+        self.labeler_of(&Arc::new(open(path)?), options).with_context(|| path.display().to_string())
     }
 }
 
