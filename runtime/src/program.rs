@@ -276,6 +276,10 @@ impl Program {
 
     /// Checks the parts against each other and plans the buffers.
     fn assemble(shape: Shape, widths: Vec<u32>, steps: Vec<Step>, weights: Weights) -> Result<Self, ProgramError> {
+        // The weights are used as they are stored.
+        if cfg!(target_endian = "big") {
+            return Err(ProgramError::BigEndian);
+        }
         check::check(&shape, &widths, &steps, &weights)?;
         let plan = Plan::new(&shape, &widths, &steps)?;
         Ok(Self { shape, widths, steps, weights, plan })
@@ -314,7 +318,7 @@ pub enum ProgramError {
     Mismatch(&'static str),
     /// A number is beyond what the engine takes: which.
     OutOfRange(&'static str),
-    /// Stored programs are read on little-endian processors only.
+    /// Programs run on little-endian processors only.
     BigEndian,
 }
 
@@ -330,7 +334,7 @@ impl fmt::Display for ProgramError {
             Self::Malformed(part) => write!(f, "the stored program's {part} cannot be right; pack the bundle again"),
             Self::Mismatch(parts) => write!(f, "parts of the program do not fit each other: {parts}"),
             Self::OutOfRange(number) => write!(f, "the engine does not take a program with this {number}"),
-            Self::BigEndian => f.write_str("stored programs are read on little-endian processors only"),
+            Self::BigEndian => f.write_str("programs run on little-endian processors only"),
         }
     }
 }

@@ -1,3 +1,8 @@
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "only kernels with pointers check sizes as a whole")
+)]
+
 /// The kernels of one instruction set. A value of it is the proof that the processor has the instructions.
 ///
 /// Every kernel returns `None`, and has written nothing or a part, when a buffer is shorter than its sizes say: an

@@ -53,9 +53,6 @@ pub(super) fn read(
     bytes: &[u8],
     weights: impl FnOnce(Range<usize>) -> Result<Weights, ProgramError>,
 ) -> Result<Program, ProgramError> {
-    if cfg!(target_endian = "big") {
-        return Err(ProgramError::BigEndian);
-    }
     let mut input = Reader(bytes);
     if input.take(8) != Ok(MAGIC) {
         return Err(ProgramError::NotAProgram);

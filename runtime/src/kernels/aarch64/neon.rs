@@ -212,6 +212,7 @@ impl Quad {
     }
 }
 
+// SAFETY of all blocks: whoever calls has the instructions, and vouches for the pointers, as `Lanes` demands.
 impl Lanes for Quad {
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;

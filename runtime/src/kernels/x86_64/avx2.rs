@@ -194,6 +194,7 @@ pub(super) unsafe fn largest_of_eight(lanes: __m256) -> f32 {
     }
 }
 
+// SAFETY of all blocks: whoever calls has the instructions, and vouches for the pointers, as `Lanes` demands.
 impl Lanes for Pair {
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;

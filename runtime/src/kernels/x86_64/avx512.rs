@@ -217,6 +217,7 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
     }
 }
 
+// SAFETY of all blocks: whoever calls has the instructions, and vouches for the pointers, as `Lanes` demands.
 impl Lanes for __m512 {
     const TILE_ROWS: usize = 12;
     const TILE_PANELS: usize = 2;
