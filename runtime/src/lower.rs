@@ -1,8 +1,8 @@
 //! Turns the graph of a BERT-family encoder with kdh's head into a [`Program`].
 //!
-//! tract reads the ONNX model and declutters it; [`read`](mod@read) turns its operators into expressions over named axes
+//! tract reads the ONNX model and declutters it; `read` turns its operators into expressions over named axes
 //! (token, sentence, head, feature), in which transpositions, reshapes, broadcasts and masks of a single text have
-//! vanished; [`assemble`] recognises the program's steps in them, by structure. Names of nodes play no part.
+//! vanished; `assemble` recognises the program's steps in them, by structure. Names of nodes play no part.
 
 use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
