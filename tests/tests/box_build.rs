@@ -1,7 +1,5 @@
 //! The build without a reader of graphs: as small as a box needs it, and the same bits.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
