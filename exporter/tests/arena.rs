@@ -9,7 +9,7 @@ use kdh_exporter::graph::{Precision, onnx};
 use kdh_exporter::quantize::quantize_rows;
 use kdh_exporter::student::Student;
 use kdh_format::student::Head;
-use kdh_runtime::engine::{Engine, Shape};
+use kdh_runtime::engine::{Engine, EngineChoice, Shape};
 use kdh_runtime::program::{self, Document, Epilogue, Program, ProgramBuilder};
 
 /// Largest difference of logits where both engines have the same integers.
@@ -26,7 +26,7 @@ fn arena_and_tract_agree() {
                 tiny::write_student(folder.path(), architecture, head, 5);
                 let student = Student::read(folder.path()).unwrap();
                 let shape = shape(&student);
-                let tract = Engine::from_onnx(&onnx(&student, precision), shape).unwrap();
+                let tract = Engine::from_onnx(&onnx(&student, precision), shape, EngineChoice::Tract, None).unwrap();
                 let arena = Engine::from_program(program(&student, precision), None).unwrap();
                 let (mut with_tract, mut with_arena) = (tract.scratch(), arena.scratch());
                 let (mut close, mut worst) = (0, 0.0_f32);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::benchmark::Sorted;
 use crate::dataset::{self, DatasetError, Document};
 use crate::labeler::{LabelError, Labeler, Overflow};
 use crate::metrics::{Metrics, MetricsError, evaluate};
@@ -134,14 +135,16 @@ pub struct Distribution {
 
 impl Distribution {
     /// All zero without values.
-    fn new(mut values: Vec<f64>) -> Self {
-        values.sort_unstable_by(f64::total_cmp);
-        let percentile = |percent: usize| {
-            let rank = (percent * values.len()).div_ceil(100);
-            values.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-        };
-        let mean = if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 };
-        Self { mean, p50: percentile(50), p90: percentile(90), p99: percentile(99), max: percentile(100) }
+    fn new(values: Vec<f64>) -> Self {
+        let sorted = Sorted::new(values);
+        let percentile = |percent: usize| sorted.percentile(10 * percent).unwrap_or_default();
+        Self {
+            mean: sorted.mean().unwrap_or_default(),
+            p50: percentile(50),
+            p90: percentile(90),
+            p99: percentile(99),
+            max: percentile(100),
+        }
     }
 }
 

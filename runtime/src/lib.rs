@@ -30,7 +30,7 @@
 //! - `tract` (default) reads ONNX graphs: lowers them to a program, or runs them. Without it a bundle must hold a stored
 //!   program.
 //! - `mmap` (default) maps a bundle's file instead of reading it.
-//! - `eval`: metrics over labelled data and the reader of such data.
+//! - `eval`: metrics over labelled data, the reader of such data, and timing.
 //! - `cli` (default): the `kdh` program.
 //!
 //! # What a bundle can do to its host
@@ -39,6 +39,8 @@
 //! digest is right may still have been made by someone who means harm: it can ask for more memory or time than there
 //! is. Open bundles from where you trust.
 
+#[cfg(feature = "eval")]
+pub mod benchmark;
 #[cfg(feature = "eval")]
 pub mod dataset;
 pub mod engine;

@@ -335,10 +335,9 @@ mod tests {
     #[test]
     fn help_and_usage() {
         let b = Folder::new();
-        for args in
-            [&["--help"][..], &["label", "--help"], &["eval", "--help"], &["inspect", "--help"], &["verify", "--help"]]
-        {
-            let output = b.run(args);
+        for command in ["", "label", "eval", "bench", "inspect", "verify"] {
+            let args = [command, "--help"];
+            let output = b.run(args.strip_prefix(&[""]).unwrap_or(&args));
             assert_eq!(output.status.code(), Some(0));
             assert!(stdout(&output).contains("Usage:"));
         }

@@ -86,15 +86,15 @@ struct Section {
 
 /// Memory of this process as the kernel counts it; `None` where there is no `/proc`.
 #[derive(Serialize)]
-struct Memory {
+pub(crate) struct Memory {
     /// What one thread's texts take.
-    scratch_bytes: usize,
-    resident_bytes: Option<u64>,
-    peak_resident_bytes: Option<u64>,
+    pub(crate) scratch_bytes: usize,
+    pub(crate) resident_bytes: Option<u64>,
+    pub(crate) peak_resident_bytes: Option<u64>,
 }
 
 impl Memory {
-    fn new(labeler: &Labeler) -> Self {
+    pub(crate) fn new(labeler: &Labeler) -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;

@@ -1,15 +1,22 @@
 //! `kdh`: labels texts with a bundle, and measures and checks bundles.
 
+use std::alloc::System;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod bench;
 mod eval;
 mod inspect;
 mod label;
 mod source;
 mod verify;
+
+/// The system's allocator, which counts for `kdh bench`.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Gives clinical texts their labels, offline.
 ///
@@ -29,6 +36,7 @@ struct Cli {
 enum Command {
     Label(label::Args),
     Eval(eval::Args),
+    Bench(bench::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
 }
@@ -37,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Label(args) => label::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
