@@ -2,7 +2,8 @@
 
 Each peer runs in its own best form: kdh the int8 graph of kdh-export on its arena; ONNX Runtime `quantize_dynamic` of
 the f32 export (per channel); rten that same graph; OpenVINO a static QDQ graph (`quantize_static` of the f32 export,
-symmetric, int8 weights per channel, activations calibrated on random token ids), the float part as it likes best; tract kdh's int8 graph. And all of them f32.
+symmetric, int8 weights per channel, activations calibrated on random token ids), the float part as it likes best; tract
+kdh's int8 graph. And all of them f32.
 Every peer is a process of its own that waits while another one runs.
 """
 
