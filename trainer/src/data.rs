@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use kdh_format::student::TokenizerCard;
 use kdh_runtime::dataset::Document;
 use kdh_runtime::text::{Encoding, Sentence, Sentences, Tokenizer, TokenizerOptions};
@@ -98,7 +98,7 @@ impl Encoder {
     /// # Errors
     /// When a label is unknown.
     pub fn encode(&mut self, document: &Document) -> Result<Example> {
-        let labels = self.flags(&document.labels).with_context(|| format!("document {}", document.id))?;
+        let labels = flags(&document.labels, &self.codes).with_context(|| format!("document {}", document.id))?;
         let mut example = self.encode_text(document);
         example.labels = labels;
         example.labelled = true;
@@ -145,30 +145,35 @@ impl Encoder {
 
     /// Labels of every sentence of the encoding, which is that of `document`.
     fn sentence_flags(&self, document: &Document) -> Result<Vec<Vec<bool>>> {
-        let flags = |sentence: &Sentence| {
+        let row = |sentence: &Sentence| {
             let mut merged = vec![false; self.codes.len()];
             for labelled in &document.sentences {
                 if labelled.start < sentence.end as usize && (sentence.start as usize) < labelled.end {
-                    for (to, from) in merged.iter_mut().zip(self.flags(&labelled.labels)?) {
+                    for (to, from) in merged.iter_mut().zip(flags(&labelled.labels, &self.codes)?) {
                         *to |= from;
                     }
                 }
             }
             Ok(merged)
         };
-        self.encoding.sentences().iter().map(flags).collect()
+        self.encoding.sentences().iter().map(row).collect()
     }
+}
 
-    fn flags(&self, labels: &[String]) -> Result<Vec<bool>> {
-        let mut flags = vec![false; self.codes.len()];
-        for label in labels {
-            match self.codes.iter().position(|code| code == label) {
-                Some(index) => flags[index] = true,
-                None => bail!("label {label:?} is not one of {}", self.codes.join(", ")),
-            }
-        }
-        Ok(flags)
+/// One flag a code.
+fn flags(labels: &[String], codes: &[String]) -> Result<Vec<bool>> {
+    if let Some(label) = labels.iter().find(|label| !codes.contains(label)) {
+        bail!("label {label:?} is not one of {}", codes.join(", "));
     }
+    Ok(codes.iter().map(|code| labels.contains(code)).collect())
+}
+
+/// One row of flags a document.
+pub(crate) fn document_flags(documents: &[Document], codes: &[String]) -> Result<Vec<Vec<bool>>> {
+    let row = |document: &Document| {
+        flags(&document.labels, codes).map_err(|error| anyhow!("document {}: {error}", document.id))
+    };
+    documents.iter().map(row).collect()
 }
 
 /// Several examples of about the same length, padded to the longest.

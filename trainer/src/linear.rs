@@ -9,7 +9,7 @@ use argmin::solver::quasinewton::LBFGS;
 use kdh_runtime::dataset::Document;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Fold, split};
+use crate::data::{Fold, document_flags, split};
 use crate::predict::{Predictions, SentenceLogits};
 
 /// A linear classifier over words: what any encoder has to beat, and a member of ensembles whose errors are of another
@@ -56,10 +56,10 @@ impl LinearModel {
         );
         let terms = Terms::of(documents, options.min_documents);
         let rows: Vec<Row> = documents.iter().map(|document| terms.row(&document.text)).collect();
-        let truth = truth(documents, codes)?;
+        let truth = document_flags(documents, codes)?;
         let mut model = Self { weights: Vec::new(), intercepts: Vec::new(), terms };
         for label in 0..codes.len() {
-            let has: Vec<bool> = truth.iter().skip(label).step_by(codes.len()).copied().collect();
+            let has: Vec<bool> = truth.iter().map(|flags| flags[label]).collect();
             let (weights, intercept) = regress(&rows, &has, model.terms.idf.len(), options.inverse_penalty)?;
             model.weights.push(weights);
             model.intercepts.push(intercept);
@@ -84,7 +84,7 @@ impl LinearModel {
     pub fn predict(&self, documents: &[Document], codes: &[String]) -> Result<Predictions> {
         Ok(Predictions {
             ids: documents.iter().map(|document| document.id.clone()).collect(),
-            truth: truth(documents, codes)?,
+            truth: document_flags(documents, codes)?.concat(),
             logits: documents.iter().flat_map(|document| self.logits(&document.text)).collect(),
             sentences: vec![SentenceLogits::default(); documents.len()],
         })
@@ -167,17 +167,6 @@ fn terms(text: &str) -> Vec<String> {
         .collect();
     let pairs = words.windows(2).map(|pair| pair.join(" "));
     words.iter().map(|word| (*word).to_owned()).chain(pairs).collect()
-}
-
-fn truth(documents: &[Document], codes: &[String]) -> Result<Vec<bool>> {
-    let mut truth = Vec::new();
-    for document in documents {
-        if let Some(label) = document.labels.iter().find(|label| !codes.contains(label)) {
-            anyhow::bail!("document {}: label {label:?} is not one of {}", document.id, codes.join(", "));
-        }
-        truth.extend(codes.iter().map(|code| document.labels.contains(code)));
-    }
-    Ok(truth)
 }
 
 /// Weights and intercept of one label.

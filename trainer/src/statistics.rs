@@ -15,7 +15,7 @@ pub use mcnemar::{McNemar, holm, mcnemar};
 pub use wilcoxon::{Wilcoxon, wilcoxon};
 
 /// Ranks from 1 for the smallest; equal values share the mean of their ranks.
-fn ranks(values: &[f64]) -> Vec<f64> {
+pub(crate) fn ranks(values: &[f64]) -> Vec<f64> {
     let rank = |value: &f64| {
         let below = values.iter().filter(|other| *other < value).count();
         let same = values.iter().filter(|other| *other == value).count();

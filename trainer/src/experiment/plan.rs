@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::file::{Arm, ArmKind, DataSource, ExperimentFile, LeakagePolicy};
 use super::result::{Convergence, DataResult, FoldSizes, LeakResult, RESULT_VERSION};
 use crate::config::EncoderConfig;
-use crate::data::{Boundaries, Encoder, label_codes, read, read_labels};
+use crate::data::{Boundaries, Encoder, document_flags, label_codes, read, read_labels};
 use crate::distill::ensemble;
 use crate::fit::{self, FitInput, LabelName, tokenizer_card};
 use crate::hex::hex;
@@ -393,7 +393,7 @@ impl DataSet {
                 documents = sample(documents, &codes, source)?;
                 ensure!(documents.len() >= 2 * folds, "{} documents are too few for {folds} folds", documents.len());
                 let shares = vec![1.0 / folds as f64; folds];
-                let part = stratify(&flags(&documents, &codes)?, &shares, source.split_seed);
+                let part = stratify(&document_flags(&documents, &codes)?, &shares, source.split_seed);
                 let fold = |fold: usize| {
                     let (scored, train) = (0..documents.len()).partition(|&index| part[index] == fold);
                     Parts { train, inner: Vec::new(), scored }
@@ -403,7 +403,7 @@ impl DataSet {
         };
         let mut data = Self { source: source.clone(), labels, codes, documents, folds, leaks: Vec::new() };
         // Also finds labels that nobody knows.
-        let flags = flags(&data.documents, &data.codes)?;
+        let flags = document_flags(&data.documents, &data.codes)?;
         data.find_leaks(file.leakage)?;
         for (number, parts) in data.folds.iter_mut().enumerate() {
             let rows: Vec<Vec<bool>> = parts.train.iter().map(|&index| flags[index].clone()).collect();
@@ -483,19 +483,8 @@ fn sample(documents: Vec<Document>, codes: &[String], source: &DataSource) -> Re
         return Ok(documents);
     }
     let shares = [source.sample, 1.0 - source.sample];
-    let part = stratify(&flags(&documents, codes)?, &shares, source.split_seed);
+    let part = stratify(&document_flags(&documents, codes)?, &shares, source.split_seed);
     Ok(documents.into_iter().zip(part).filter(|(_, part)| *part == 0).map(|(document, _)| document).collect())
-}
-
-/// One row of flags a document.
-pub(super) fn flags(documents: &[Document], codes: &[String]) -> Result<Vec<Vec<bool>>> {
-    let row = |document: &Document| {
-        if let Some(label) = document.labels.iter().find(|label| !codes.contains(label)) {
-            bail!("document {}: label {label:?} is not one of {}", document.id, codes.join(", "));
-        }
-        Ok(codes.iter().map(|code| document.labels.contains(code)).collect())
-    };
-    documents.iter().map(row).collect()
 }
 
 /// The rows of `documents`, in their order and with their labels as the truth.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::file::ranked;
 use super::objective::{Fidelity, Objective};
 use crate::pso::{Point, Record};
+use crate::statistics::ranks;
 
 /// What came of training some points in full.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,15 +83,6 @@ fn spearman(one: &[f64], other: &[f64]) -> Option<f64> {
     };
     let scale = (product(&one, &one) * product(&other, &other)).sqrt();
     (scale > 0.0).then(|| product(&one, &other) / scale)
-}
-
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let rank = |value: &f64| {
-        let below = values.iter().filter(|other| *other < value).count();
-        let same = values.iter().filter(|other| *other == value).count();
-        below as f64 + (same + 1) as f64 / 2.0
-    };
-    values.iter().map(rank).collect()
 }
 
 #[cfg(test)]
