@@ -1,7 +1,8 @@
 //! Byte layouts of kdh: every file and frame that crosses a boundary between a host, a box and a device.
 //!
 //! [`Bundle`] reads a `.kdh` file: one model with everything that a box needs to run it. Reading takes a byte slice,
-//! allocates nothing and needs no `std`; `SPECIFICATION.md` in this crate's folder states the layout byte by byte.
+//! allocates nothing and needs no `std`; `SPECIFICATION.md` in this crate's folder states the layout byte by byte. [`wire`]
+//! holds the frames between a box and what stands beside it.
 //!
 //! ```
 //! use kdh_format::{Bundle, SectionKind};
@@ -29,6 +30,7 @@ mod manifest;
 mod program;
 #[cfg(feature = "alloc")]
 pub mod student;
+pub mod wire;
 #[cfg(feature = "alloc")]
 mod writer;
 
