@@ -9,7 +9,7 @@ use crate::student::Student;
 /// A student's tokeniser with room for one text.
 pub struct TextEncoder {
     tokenizer: Tokenizer,
-    encoding: Encoding,
+    encoding: Encoding<'static>,
 }
 
 /// How a vocabulary spells texts.

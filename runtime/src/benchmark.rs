@@ -10,7 +10,7 @@ use crate::text::Sentences;
 /// # Errors
 ///
 /// [`LabelError`], which holds nothing of the text.
-pub fn time(labeler: &Labeler, scratch: &mut Scratch, text: &str) -> Result<Timing, LabelError> {
+pub fn time(labeler: &Labeler, scratch: &mut Scratch<'_>, text: &str) -> Result<Timing, LabelError> {
     let start = Instant::now();
     labeler.encode(scratch, text, Sentences::new(text), Overflow::Truncate)?;
     let encoded = Instant::now();

@@ -143,6 +143,14 @@ impl Engine {
         Ok(EngineScratch { memory: Memory::Borrowed(memory), layout: self.layout() })
     }
 
+    /// A scratch in the first bytes of `memory`, and the bytes behind it, which begin at a multiple of 4. It takes as few as it
+    /// can: [`Engine::memory_required`] at most. `None` when there are too few.
+    pub(crate) fn split_scratch<'m>(&self, memory: &'m mut [u8]) -> Option<(EngineScratch<'m>, &'m mut [u8])> {
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let (memory, rest) = memory.split_at_mut_checked(start.checked_add(self.arena_len())?)?;
+        Some((EngineScratch { memory: Memory::Borrowed(memory), layout: self.layout() }, rest))
+    }
+
     /// Runs the model on one text: `ids` and `sentence_ids` have one entry a token, the special tokens included; a
     /// sentence id is -1 for a token of no sentence.
     ///
@@ -346,7 +354,7 @@ impl fmt::Debug for EngineScratch<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScratchTooSmall {
-    /// Bytes that [`Engine::memory_required`] asks for.
+    /// Bytes that `memory_required` asks for.
     pub required: usize,
     /// Bytes that were given.
     pub given: usize,
@@ -354,7 +362,11 @@ pub struct ScratchTooSmall {
 
 impl fmt::Display for ScratchTooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a scratch of this engine needs {} bytes, {} were given", self.required, self.given)
+        write!(
+            f,
+            "the scratch needs {} bytes, {} were given; give what `memory_required` says",
+            self.required, self.given
+        )
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kdh_format::{Bundle, BundleError, Manifest, ManifestError, ProgramSectionError, SectionKind};
 use sha2::{Digest, Sha256};
 
-use crate::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, Shape};
+use crate::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, ScratchTooSmall, Shape};
 use crate::file::BundleFile;
 use crate::kernels::Kernels;
 use crate::program::{Program, ProgramError};
@@ -94,14 +94,14 @@ impl Labeler {
         Ok(Self { engine, tokenizer, labels: labels.collect(), max_tokens, max_sentences, options: options.clone() })
     }
 
-    /// Bytes that [`scratch`](Self::scratch) allocates, and on the arena all memory that labelling a text takes beside the
-    /// stack.
+    /// Bytes that [`scratch`](Self::scratch) allocates and [`scratch_in`](Self::scratch_in) asks for, and on the arena all
+    /// memory that labelling a text takes beside the stack.
     pub fn memory_required(&self) -> usize {
         Encoding::memory_required(self.max_tokens, self.max_sentences) + self.engine.memory_required()
     }
 
     /// Memory for one thread's texts.
-    pub fn scratch(&self) -> Scratch {
+    pub fn scratch(&self) -> Scratch<'static> {
         Scratch {
             limits: self.limits(),
             encoding: Encoding::new(self.max_tokens, self.max_sentences),
@@ -109,12 +109,27 @@ impl Labeler {
         }
     }
 
+    /// One thread's texts in the caller's memory, wherever that begins. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ScratchTooSmall`] when `memory` is shorter than [`memory_required`](Self::memory_required).
+    pub fn scratch_in<'m>(&self, memory: &'m mut [u8]) -> Result<Scratch<'m>, ScratchTooSmall> {
+        let too_small = ScratchTooSmall { required: self.memory_required(), given: memory.len() };
+        if too_small.given < too_small.required {
+            return Err(too_small);
+        }
+        let (engine, rest) = self.engine.split_scratch(memory).ok_or(too_small)?;
+        let encoding = Encoding::new_in(self.max_tokens, self.max_sentences, rest).ok_or(too_small)?;
+        Ok(Scratch { limits: self.limits(), encoding, engine })
+    }
+
     /// Labels `text`, with sentences from [`Sentences`]. A text of 1 MiB, or what the options say, is the longest.
     ///
     /// # Errors
     ///
     /// [`LabelError`], which holds nothing of the text.
-    pub fn label(&self, scratch: &mut Scratch, text: &str) -> Result<Report<'_>, LabelError> {
+    pub fn label(&self, scratch: &mut Scratch<'_>, text: &str) -> Result<Report<'_>, LabelError> {
         self.label_with_sentences(scratch, text, Sentences::new(text))
     }
 
@@ -126,7 +141,7 @@ impl Labeler {
     /// characters of the text, or begins before the one in front of it ends.
     pub fn label_with_sentences(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<'_>,
         text: &str,
         sentences: impl Iterator<Item = Range<usize>>,
     ) -> Result<Report<'_>, LabelError> {
@@ -153,7 +168,7 @@ impl Labeler {
     /// First step: tokens and sentences, into the scratch.
     pub(crate) fn encode(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<'_>,
         text: &str,
         sentences: impl Iterator<Item = Range<usize>>,
         on_overflow: Overflow,
@@ -187,7 +202,7 @@ impl Labeler {
     }
 
     /// Second step: logits, into the scratch.
-    pub(crate) fn run(&self, scratch: &mut Scratch) -> Result<(), LabelError> {
+    pub(crate) fn run(&self, scratch: &mut Scratch<'_>) -> Result<(), LabelError> {
         let Scratch { encoding, engine, .. } = scratch;
         let logits = self.engine.run(engine, encoding.ids(), encoding.sentence_ids()).map_err(LabelError::Engine)?;
         let labels = self.labels.len();
@@ -201,7 +216,7 @@ impl Labeler {
     }
 
     /// Third step: what the logits in the scratch mean.
-    pub(crate) fn decide(&self, scratch: &Scratch) -> Report<'_> {
+    pub(crate) fn decide(&self, scratch: &Scratch<'_>) -> Report<'_> {
         let (encoding, logits) = (&scratch.encoding, scratch.engine.logits());
         let mut labels = heapless::Vec::new();
         for (index, (label, &logit)) in self.labels.iter().zip(logits.document).enumerate() {
@@ -215,7 +230,7 @@ impl Labeler {
             };
             if report.positive() {
                 let rows = logits.sentences.chunks_exact(self.labels.len());
-                let sentences = encoding.sentences().iter().zip(rows);
+                let sentences = encoding.sentences().zip(rows);
                 report.evidence = evidence(sentences.map(|(sentence, row)| (sentence.start, sentence.end, row[index])));
             }
             // A manifest has at most as many labels as a report.
@@ -244,16 +259,16 @@ impl fmt::Debug for Labeler {
     }
 }
 
-/// Memory for the texts of one thread; [`Labeler::scratch`] makes it. It holds what came of the last text.
-pub struct Scratch {
+/// Memory for the texts of one thread; [`Labeler::scratch`] and [`Labeler::scratch_in`] make it. It holds what came of the last text.
+pub struct Scratch<'m> {
     /// Of the labeler that it was made for: tokens, sentences, labels.
     limits: [usize; 3],
-    pub(crate) encoding: Encoding,
-    pub(crate) engine: EngineScratch<'static>,
+    pub(crate) encoding: Encoding<'m>,
+    pub(crate) engine: EngineScratch<'m>,
 }
 
 /// Shows nothing of the last text.
-impl fmt::Debug for Scratch {
+impl fmt::Debug for Scratch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scratch").finish_non_exhaustive()
     }

@@ -60,7 +60,7 @@ mod report;
 mod self_test;
 pub mod text;
 
-pub use engine::EngineChoice;
+pub use engine::{EngineChoice, ScratchTooSmall};
 pub use file::{BundleFile, OpenError};
 pub use kdh_format::{self as format, Bundle, BundleError};
 pub use kernels::{Kernels, UnknownKernels};

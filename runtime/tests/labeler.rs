@@ -173,6 +173,26 @@ mod tests {
     }
 
     #[test]
+    fn labels_in_memory_of_the_caller() {
+        let labeler = labeler();
+        let required = labeler.memory_required();
+        let expected = labeler.label(&mut labeler.scratch(), TEXT).unwrap();
+        // Wherever the memory begins, and whatever lies in it; not one byte more is written.
+        let mut memory = vec![0xff; required + 66];
+        for start in 0..=65 {
+            let (memory, behind) = memory[start..].split_at_mut(required);
+            memory.fill(start as u8 ^ 0xff);
+            let mut scratch = labeler.scratch_in(memory).unwrap();
+            assert_eq!(labeler.label(&mut scratch, TEXT).unwrap(), expected, "{start}");
+            assert!(behind.iter().all(|&byte| byte == 0xff));
+        }
+        for given in [0, 1, required / 2, required - 1] {
+            let error = labeler.scratch_in(&mut memory[..given]).unwrap_err();
+            assert_eq!((error.required, error.given), (required, given));
+        }
+    }
+
+    #[test]
     fn shows_no_text_in_debug() {
         let labeler = labeler();
         let mut scratch = labeler.scratch();

@@ -69,7 +69,10 @@ fn labelling_allocates_nothing() {
     assert_eq!(BYTES.get() - bytes_before, labeler.memory_required());
     assert_eq!(ALLOCATIONS.get() - allocations_before, 4);
 
+    let mut memory = vec![0; labeler.memory_required()];
     let before = ALLOCATIONS.get();
+    let mut in_memory = labeler.scratch_in(&mut memory).unwrap();
+    assert_eq!(labeler.label(&mut in_memory, &texts[400]), labeler.label(&mut scratch, &texts[400]));
     let (mut given, mut tokens, mut truncated, mut empty) = (0, 0, 0, 0);
     for text in texts.iter().chain([&long]) {
         match labeler.label(&mut scratch, text) {

@@ -62,7 +62,7 @@ pub enum Boundaries {
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
-    encoding: Encoding,
+    encoding: Encoding<'static>,
     codes: Vec<String>,
     boundaries: Boundaries,
 }
@@ -125,7 +125,7 @@ impl Encoder {
             id: document.id.clone(),
             ids,
             sentence_ids,
-            sentence_starts: self.encoding.sentences().iter().map(|sentence| sentence.start).collect(),
+            sentence_starts: self.encoding.sentences().map(|sentence| sentence.start).collect(),
             labels: vec![false; self.codes.len()],
             labelled: false,
             sentence_labels: Vec::new(),
@@ -145,7 +145,7 @@ impl Encoder {
 
     /// Labels of every sentence of the encoding, which is that of `document`.
     fn sentence_flags(&self, document: &Document) -> Result<Vec<Vec<bool>>> {
-        let row = |sentence: &Sentence| {
+        let row = |sentence: Sentence| {
             let mut merged = vec![false; self.codes.len()];
             for labelled in &document.sentences {
                 if labelled.start < sentence.end as usize && (sentence.start as usize) < labelled.end {
@@ -156,7 +156,7 @@ impl Encoder {
             }
             Ok(merged)
         };
-        self.encoding.sentences().iter().map(row).collect()
+        self.encoding.sentences().map(row).collect()
     }
 }
 

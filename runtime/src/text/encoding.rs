@@ -2,21 +2,24 @@ use core::fmt;
 use core::ops::{ControlFlow, Range};
 
 use super::Tokenizer;
+use super::list::{List, Memory};
 
 /// What the encoder takes of one text: token ids and the sentence of each token.
 ///
-/// It is scratch space: [`Tokenizer::encode`] overwrites it, and only [`Encoding::new`] allocates.
+/// It is scratch space, its own or in memory of the caller's: [`Tokenizer::encode`] overwrites it, and only
+/// [`Encoding::new`] allocates.
 ///
 /// Every token belongs to the sentence in which it starts. A token between two sentences belongs to the one before it,
 /// a token before the first sentence to the first. A sentence that is empty, begins past the text or begins before an
 /// earlier one is ignored; one that ends past the text ends with it; one that splits a character has all of it. When no
 /// sentence is left, the text is one sentence.
-pub struct Encoding {
+pub struct Encoding<'m> {
     max_tokens: usize,
     max_sentences: usize,
-    ids: Vec<u32>,
-    sentence_ids: Vec<i32>,
-    sentences: Vec<Sentence>,
+    ids: List<'m, u32>,
+    sentence_ids: List<'m, i32>,
+    /// Start and end of each.
+    sentences: List<'m, [u32; 2]>,
     text_tokens: usize,
     unknown_tokens: usize,
 }
@@ -33,28 +36,50 @@ pub struct Sentence {
 /// What stands in [`Encoding::sentence_ids`] for a special token.
 const NO_SENTENCE: i32 = -1;
 
-impl Encoding {
+impl Encoding<'static> {
     /// Room for `max_tokens` tokens (at least the two special ones) of `max_sentences` sentences (at least one): 8 bytes
     /// for each token and each sentence.
     pub fn new(max_tokens: usize, max_sentences: usize) -> Self {
-        let max_tokens = max_tokens.max(2);
-        let max_sentences = max_sentences.clamp(1, i32::MAX as usize);
+        let [tokens, sentences] = rooms(max_tokens, max_sentences);
+        let (ids, sentence_ids) = (Memory::owned(tokens), Memory::owned(tokens));
+        Self::of(max_tokens, max_sentences, ids, sentence_ids, Memory::owned(sentences))
+    }
+}
+
+impl<'m> Encoding<'m> {
+    /// As [`new`](Encoding::new), in memory of the caller's; `None` when it is smaller than
+    /// [`memory_required`](Self::memory_required), or does not begin at a multiple of 4.
+    pub(crate) fn new_in(max_tokens: usize, max_sentences: usize, memory: &'m mut [u8]) -> Option<Self> {
+        let [tokens, sentences] = rooms(max_tokens, max_sentences);
+        let (ids, memory) = memory.split_at_mut_checked(4 * tokens)?;
+        let (sentence_ids, memory) = memory.split_at_mut_checked(4 * tokens)?;
+        let (ids, sentence_ids) = (Memory::borrowed(ids)?, Memory::borrowed(sentence_ids)?);
+        let sentences = Memory::borrowed(memory.get_mut(..8 * sentences)?)?;
+        Some(Self::of(max_tokens, max_sentences, ids, sentence_ids, sentences))
+    }
+
+    fn of(
+        max_tokens: usize,
+        max_sentences: usize,
+        ids: Memory<'m, u32>,
+        sentence_ids: Memory<'m, i32>,
+        sentences: Memory<'m, [u32; 2]>,
+    ) -> Self {
         Self {
-            max_tokens,
-            max_sentences,
-            ids: Vec::with_capacity(max_tokens),
-            sentence_ids: Vec::with_capacity(max_tokens),
-            // A sentence owns a token, so there are never more sentences than tokens.
-            sentences: Vec::with_capacity(max_sentences.min(max_tokens)),
+            max_tokens: max_tokens.max(2),
+            max_sentences: max_sentences.clamp(1, i32::MAX as usize),
+            ids: List::new(ids),
+            sentence_ids: List::new(sentence_ids),
+            sentences: List::new(sentences),
             text_tokens: 0,
             unknown_tokens: 0,
         }
     }
 
-    /// Bytes that [`new`](Self::new) allocates for these limits.
+    /// Bytes that [`new`](Encoding::new) allocates for these limits.
     pub fn memory_required(max_tokens: usize, max_sentences: usize) -> usize {
-        let max_tokens = max_tokens.max(2);
-        8 * max_tokens + 8 * max_sentences.clamp(1, i32::MAX as usize).min(max_tokens)
+        let [tokens, sentences] = rooms(max_tokens, max_sentences);
+        8 * tokens + 8 * sentences
     }
 
     /// The start token, the first tokens of the text, the end token: at most `max_tokens`.
@@ -70,8 +95,8 @@ impl Encoding {
 
     /// The sentences that own at least one token of [`ids`](Self::ids), in order, at most `max_sentences`: the last one
     /// stands for all from there on. The ranges are on character boundaries of the text.
-    pub fn sentences(&self) -> &[Sentence] {
-        &self.sentences
+    pub fn sentences(&self) -> impl ExactSizeIterator<Item = Sentence> + Clone {
+        self.sentences.iter().map(|&[start, end]| Sentence { start, end })
     }
 
     /// Tokens of the whole text, without special tokens.
@@ -120,8 +145,8 @@ impl Encoding {
             let (start, end) = (position(range.start), position(range.end));
             let full = self.sentences.len() == self.max_sentences;
             match self.sentences.last_mut() {
-                Some(last) if full => last.end = last.end.max(end),
-                _ => self.sentences.push(Sentence { start, end }),
+                Some([_, last]) if full => *last = end.max(*last),
+                _ => self.sentences.push([start, end]),
             }
         }
         self.sentences.len() as i32 - 1
@@ -129,7 +154,7 @@ impl Encoding {
 }
 
 /// Leaves out the ids: they are the text.
-impl fmt::Debug for Encoding {
+impl fmt::Debug for Encoding<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Encoding")
             .field("kept_tokens", &self.kept_tokens())
@@ -138,6 +163,12 @@ impl fmt::Debug for Encoding {
             .field("sentences", &self.sentences.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Most tokens and sentences: a sentence owns a token, so there are never more sentences than tokens.
+fn rooms(max_tokens: usize, max_sentences: usize) -> [usize; 2] {
+    let max_tokens = max_tokens.max(2);
+    [max_tokens, max_sentences.clamp(1, i32::MAX as usize).min(max_tokens)]
 }
 
 /// Goes through the usable sentences of a text.

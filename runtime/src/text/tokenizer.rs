@@ -110,7 +110,7 @@ impl Tokenizer {
     /// [`Sentences`](super::Sentences) finds them. See [`Encoding`] for what becomes of ranges that make no sense.
     ///
     /// Allocates nothing; linear in the length of `text`.
-    pub fn encode(&self, text: &str, sentences: impl Iterator<Item = Range<usize>>, encoding: &mut Encoding) {
+    pub fn encode(&self, text: &str, sentences: impl Iterator<Item = Range<usize>>, encoding: &mut Encoding<'_>) {
         encoding.fill(self, text, sentences);
     }
 }

@@ -393,7 +393,7 @@ fn measure(labeler: &Labeler, work: &Work, args: &Args, cores: Option<&[CoreId]>
 }
 
 /// Labels texts, so that caches, pages and frequency are what they will be.
-fn warm_up(labeler: &Labeler, work: &Work, duration: Duration) -> anyhow::Result<Scratch> {
+fn warm_up(labeler: &Labeler, work: &Work, duration: Duration) -> anyhow::Result<Scratch<'static>> {
     let mut scratch = labeler.scratch();
     let start = Instant::now();
     for text in (0..work.texts.len()).cycle() {
