@@ -2,10 +2,11 @@ use core::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::decisions::{Decisions, DecisionsError};
 use crate::golden::{Golden, GoldenError};
 use crate::layout::{
-    CRITICAL, DIGEST_LEN, ENDIANNESS, ENTRY_LEN, LABEL, MAX_BUNDLE_LEN, MAX_GOLDEN_LEN, MAX_MANIFEST_LEN, MAX_SECTIONS,
-    MAX_TRAILER_LEN, MAX_VOCABULARY_LEN, PREAMBLE_LEN, VERSION, align,
+    CRITICAL, DIGEST_LEN, ENDIANNESS, ENTRY_LEN, LABEL, MAX_BUNDLE_LEN, MAX_DECISIONS_LEN, MAX_GOLDEN_LEN,
+    MAX_MANIFEST_LEN, MAX_SECTIONS, MAX_TRAILER_LEN, MAX_VOCABULARY_LEN, PREAMBLE_LEN, VERSION, align,
 };
 use crate::manifest::{Manifest, ManifestError};
 use crate::program::{ProgramSection, ProgramSectionError};
@@ -105,6 +106,16 @@ impl<'a> Bundle<'a> {
         Golden::parse(self.section(SectionKind::Golden).unwrap_or_default(), manifest.labels.len())
     }
 
+    /// Reads and checks what the box makes of the logits, which must be for `manifest`'s labels; `None` when the bundle does
+    /// not say.
+    ///
+    /// # Errors
+    ///
+    /// [`DecisionsError`] when the section does not hold decisions of version 1.
+    pub fn decisions(&self, manifest: &Manifest<'_>) -> Option<Result<Decisions<'a>, DecisionsError>> {
+        self.section(SectionKind::Decisions).map(|bytes| Decisions::parse(bytes, manifest.labels.len()))
+    }
+
     /// Counter against rollback: a later release of the same model has a higher one. Nothing enforces it yet.
     pub fn rollback_counter(&self) -> u64 {
         self.rollback_counter
@@ -141,7 +152,7 @@ impl<'a> Bundle<'a> {
                 return Err(BundleError::DuplicateSection { kind: entry.kind });
             }
             let kind = SectionKind::from_number(entry.kind);
-            if entry.flags & CRITICAL != 0 && !kind.is_some_and(SectionKind::is_defined) {
+            if entry.flags & CRITICAL != 0 && kind.is_none() {
                 return Err(BundleError::UnknownCriticalSection { kind: entry.kind });
             }
             let max_len = kind.map_or(MAX_BUNDLE_LEN, SectionKind::max_len);
@@ -230,14 +241,15 @@ pub enum SectionKind {
     /// The graph, lowered for the box: [`ProgramSection`](crate::ProgramSection). Mandatory unless there is an
     /// [`Onnx`](Self::Onnx).
     Program = 5,
-    /// Number reserved for calibration data; its content is not defined yet.
-    Calibration = 6,
+    /// What the box makes of the logits: [`Decisions`]. A reader that passes over it decides with the manifest's
+    /// thresholds on uncalibrated probabilities, for which they were chosen.
+    Decisions = 6,
 }
 
 impl SectionKind {
     /// The kind with this number, if this version of the crate has a name for it.
     pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Manifest, Self::Onnx, Self::Vocabulary, Self::Golden, Self::Program, Self::Calibration]
+        [Self::Manifest, Self::Onnx, Self::Vocabulary, Self::Golden, Self::Program, Self::Decisions]
             .into_iter()
             .find(|&kind| kind as u32 == number)
     }
@@ -250,13 +262,8 @@ impl SectionKind {
             Self::Vocabulary => "vocabulary",
             Self::Golden => "golden",
             Self::Program => "program",
-            Self::Calibration => "calibration",
+            Self::Decisions => "decisions",
         }
-    }
-
-    /// Whether version 1 says what the section holds; if not, no reader of version 1 may claim to understand it.
-    fn is_defined(self) -> bool {
-        !matches!(self, Self::Calibration)
     }
 
     fn max_len(self) -> usize {
@@ -264,7 +271,8 @@ impl SectionKind {
             Self::Manifest => MAX_MANIFEST_LEN,
             Self::Vocabulary => MAX_VOCABULARY_LEN,
             Self::Golden => MAX_GOLDEN_LEN,
-            Self::Onnx | Self::Program | Self::Calibration => MAX_BUNDLE_LEN,
+            Self::Decisions => MAX_DECISIONS_LEN,
+            Self::Onnx | Self::Program => MAX_BUNDLE_LEN,
         }
     }
 }

@@ -12,6 +12,8 @@ pub const MAX_MANIFEST_LEN: usize = 64 << 10;
 pub const MAX_VOCABULARY_LEN: usize = 16 << 20;
 /// Longest golden section, in bytes.
 pub const MAX_GOLDEN_LEN: usize = 1 << 20;
+/// Longest decisions section, in bytes.
+pub const MAX_DECISIONS_LEN: usize = 1 << 20;
 
 pub(crate) const LABEL: [u8; 16] = *b"kdh-bundle\0\0\0\0\0\0";
 pub(crate) const ENDIANNESS: u32 = 0xFEFF;

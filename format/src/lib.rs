@@ -23,6 +23,7 @@
 extern crate alloc;
 
 mod bundle;
+mod decisions;
 mod golden;
 mod head;
 mod layout;
@@ -35,10 +36,17 @@ pub mod wire;
 mod writer;
 
 pub use bundle::{Bundle, BundleError, Section, SectionKind};
+pub use decisions::{
+    Calibration, Decisions, DecisionsError, Figure, Fitted, Interval, LabelThreshold, Limits, MAX_DIRECTIONS,
+    MAX_FIGURES, MAX_KNOTS, MAX_OPERATING_POINTS, OperatingPoint, OutOfDistribution, Policy,
+};
 pub use golden::{Golden, GoldenCase, GoldenCases, GoldenError, MAX_GOLDEN_CASES, MAX_GOLDEN_TEXT_LEN};
 pub use head::Head;
 pub use heapless;
-pub use layout::{MAX_BUNDLE_LEN, MAX_GOLDEN_LEN, MAX_MANIFEST_LEN, MAX_SECTIONS, MAX_TRAILER_LEN, MAX_VOCABULARY_LEN};
+pub use layout::{
+    MAX_BUNDLE_LEN, MAX_DECISIONS_LEN, MAX_GOLDEN_LEN, MAX_MANIFEST_LEN, MAX_SECTIONS, MAX_TRAILER_LEN,
+    MAX_VOCABULARY_LEN,
+};
 pub use manifest::{
     LabelSpec, MAX_LABELS, MAX_METRICS, MAX_SENTENCES, MAX_TOKENS, Manifest, ManifestError, Metric, ModelCard,
     Provenance, TokenizerSpec,

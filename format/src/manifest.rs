@@ -282,16 +282,18 @@ fn check_labels(labels: &[LabelSpec<'_>]) -> Result<(), ManifestError> {
 
 /// A name: one line, not empty. Control characters would reach terminals and displays.
 fn check_short(field: &'static str, text: &str) -> Result<(), ManifestError> {
-    if text.trim().is_empty() || text.len() > MAX_SHORT || text.chars().any(char::is_control) {
-        return Err(ManifestError::Text { field });
-    }
-    Ok(())
+    if is_name(text) { Ok(()) } else { Err(ManifestError::Text { field }) }
 }
 
 /// Prose: may be empty and may have lines.
 fn check_prose(field: &'static str, text: &str) -> Result<(), ManifestError> {
-    if text.len() > MAX_PROSE || text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-        return Err(ManifestError::Text { field });
-    }
-    Ok(())
+    if is_prose(text) { Ok(()) } else { Err(ManifestError::Text { field }) }
+}
+
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= MAX_SHORT && !text.chars().any(char::is_control)
+}
+
+pub(crate) fn is_prose(text: &str) -> bool {
+    text.len() <= MAX_PROSE && !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t')
 }

@@ -4,6 +4,7 @@ use core::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::bundle::{Bundle, BundleError, SectionKind};
+use crate::decisions::{Decisions, DecisionsError};
 use crate::golden::{Golden, GoldenCase, GoldenError};
 use crate::layout::{CRITICAL, DIGEST_LEN, ENDIANNESS, ENTRY_LEN, LABEL, PREAMBLE_LEN, VERSION, align};
 use crate::manifest::{Manifest, ManifestError};
@@ -75,6 +76,28 @@ impl BundleWriter {
         self
     }
 
+    /// Takes a bundle apart: the same sections, those of unknown kinds left out, and the same rollback counter. What follows
+    /// the content, signatures, is not taken: they would be of another bundle.
+    pub fn of(bundle: &Bundle<'_>) -> Self {
+        let sections = bundle
+            .sections()
+            .filter_map(|section| Some((SectionKind::from_number(section.kind)?, section.bytes.to_vec())))
+            .collect();
+        Self { sections, rollback_counter: bundle.rollback_counter() }
+    }
+
+    /// Adds what the box makes of the logits of `labels` labels, in place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// When a reader would refuse it.
+    pub fn decisions(mut self, decisions: &Decisions<'_>, labels: usize) -> Result<Self, WriteError> {
+        let bytes = decisions.to_vec(labels).map_err(WriteError::Decisions)?;
+        self.sections.retain(|(kind, _)| *kind != SectionKind::Decisions);
+        self.sections.push((SectionKind::Decisions, bytes));
+        Ok(self)
+    }
+
     /// The bytes of the bundle.
     ///
     /// # Errors
@@ -89,9 +112,14 @@ impl BundleWriter {
             let offset = align(end).ok_or_else(|| too_long.clone())?;
             end = offset.checked_add(bytes.len()).ok_or_else(|| too_long.clone())?;
             table.extend((*kind as u32).to_le_bytes());
-            // Beside the graph, a reader may pass over a program that it does not know.
             let has_graph = self.sections.iter().any(|(kind, _)| *kind == SectionKind::Onnx);
-            let critical = if *kind == SectionKind::Program && has_graph { 0 } else { CRITICAL };
+            let critical = match kind {
+                // Beside the graph, a reader may pass over a program that it does not know.
+                SectionKind::Program if has_graph => 0,
+                // Without it the manifest's thresholds hold.
+                SectionKind::Decisions => 0,
+                _ => CRITICAL,
+            };
             table.extend(critical.to_le_bytes());
             table.extend((offset as u64).to_le_bytes());
             table.extend((bytes.len() as u64).to_le_bytes());
@@ -135,6 +163,8 @@ pub enum WriteError {
     Manifest(ManifestError),
     /// The golden texts.
     Golden(GoldenError),
+    /// What the box makes of the logits.
+    Decisions(DecisionsError),
     /// The whole.
     Bundle(BundleError),
 }
@@ -144,6 +174,7 @@ impl fmt::Display for WriteError {
         match self {
             Self::Manifest(error) => error.fmt(f),
             Self::Golden(error) => error.fmt(f),
+            Self::Decisions(error) => error.fmt(f),
             Self::Bundle(error) => error.fmt(f),
         }
     }

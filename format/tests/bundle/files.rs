@@ -197,6 +197,70 @@ pub(crate) fn manifest() -> Vec<u8> {
     RawManifest::default().bytes()
 }
 
+/// What a test varies of the decisions.
+pub(crate) struct RawDecisions<'a> {
+    pub(crate) version: u64,
+    pub(crate) max_unknown_rate: f32,
+    pub(crate) slope: f32,
+    pub(crate) knots: &'a [(f32, f32)],
+    pub(crate) points: &'a [&'a str],
+    pub(crate) thresholds: &'a [f32],
+    pub(crate) mean: &'a [f32],
+    pub(crate) directions: &'a [f32],
+}
+
+impl Default for RawDecisions<'_> {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            max_unknown_rate: 0.25,
+            slope: 0.5,
+            knots: &[(-1.0, 0.25), (2.0, 0.75)],
+            points: &["ward", "screening"],
+            thresholds: &[0.5, 0.25],
+            mean: &[0.5, -0.5],
+            directions: &[1.0, 0.0],
+        }
+    }
+}
+
+impl RawDecisions<'_> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut postcard = Postcard::default().varint(self.version);
+        for text in ["200 notes of one ward", "A. Author", "2026-11-24", "by hand"] {
+            postcard = postcard.text(text);
+        }
+        // Documents, and the digest without a length in front.
+        postcard = postcard.varint(200);
+        postcard.0.extend([7; 32]);
+        // Limits.
+        postcard = postcard.varint(4).f32(self.max_unknown_rate);
+        // Calibration: Platt, isotonic.
+        postcard = postcard.varint(2).varint(2).f32(self.slope).f32(-1.0).varint(3).varint(self.knots.len() as u64);
+        for &(logit, probability) in self.knots {
+            postcard = postcard.f32(logit).f32(probability);
+        }
+        let figure = |postcard: Postcard, name: &str| postcard.varint(1).text(name).f64(0.5).f64(0.25).f64(0.75);
+        postcard = figure(postcard, "calibration_error").varint(self.points.len() as u64);
+        for name in self.points {
+            // A recall floor.
+            postcard = postcard.text(name).varint(2).f32(0.75).varint(self.thresholds.len() as u64);
+            for &threshold in self.thresholds {
+                // Not pooled; precision and recall.
+                postcard = postcard.f32(threshold).varint(0);
+                postcard = [0.5, 0.25, 0.75, 1.0, 0.5, 1.0].into_iter().fold(postcard, Postcard::f32);
+            }
+            postcard = figure(postcard, "micro_f1");
+        }
+        // Out of distribution: there, mean, directions, weights, threshold.
+        postcard = postcard.varint(1);
+        for values in [self.mean, self.directions] {
+            postcard = postcard.bytes(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+        }
+        postcard.f32(2.0).f32(1.0).f32(8.5).0
+    }
+}
+
 pub(crate) fn golden() -> Vec<u8> {
     golden_with(1, 0.125, 2, 2)
 }

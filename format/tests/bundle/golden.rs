@@ -1,7 +1,7 @@
 //! `golden/v1.kdh` was written once and must stay readable, byte by byte, as long as version 1 is read.
 
 use crate::files;
-use kdh_format::{Bundle, BundleWriter, GoldenCase, Head, SectionKind};
+use kdh_format::{Bundle, BundleWriter, Calibration, GoldenCase, Head, Policy, SectionKind};
 
 fn committed() -> Vec<u8> {
     files::read("golden/v1.kdh", &files::small().bytes())
@@ -97,4 +97,35 @@ fn debug_shows_no_content() {
     let golden = bundle.golden(&bundle.manifest().unwrap()).unwrap();
     let debug = format!("{bundle:?} {:?} {golden:?} {:?}", bundle.sections().next(), golden.cases().next());
     assert!(!debug.contains("Lungs"), "{debug}");
+}
+
+/// `golden/v1-decisions.kdh` is `v1.kdh` with the decisions section, which came later.
+#[test]
+fn decisions_say_what_they_were_given() {
+    let mut raw = files::small();
+    raw.sections.push(files::section(6, files::RawDecisions::default().bytes()));
+    let bytes = files::read("golden/v1-decisions.kdh", &raw.bytes());
+    assert_eq!(bytes, raw.bytes());
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let manifest = bundle.manifest().unwrap();
+    let decisions = bundle.decisions(&manifest).unwrap().unwrap();
+    assert_eq!((decisions.fitted.author, decisions.fitted.date), ("A. Author", "2026-11-24"));
+    assert_eq!((decisions.fitted.documents, decisions.fitted.bundle), (200, [7; 32]));
+    assert_eq!((decisions.limits.min_tokens, decisions.limits.max_unknown_rate), (4, 0.25));
+    assert_eq!(decisions.calibration[0], Calibration::Platt { slope: 0.5, intercept: -1.0 });
+    let Calibration::Isotonic(knots) = &decisions.calibration[1] else { panic!("not isotonic") };
+    assert_eq!(knots[..], [(-1.0, 0.25), (2.0, 0.75)]);
+    assert_eq!((decisions.figures[0].name, decisions.figures[0].high), ("calibration_error", 0.75));
+    let names: Vec<&str> = decisions.points.iter().map(|point| point.name).collect();
+    assert_eq!(names, ["ward", "screening"]);
+    assert_eq!(decisions.points[1].policy, Policy::RecallFloor(0.75));
+    let label = decisions.points[0].labels[1];
+    assert_eq!((label.threshold, label.pooled, label.precision.low, label.recall.high), (0.25, false, 0.25, 1.0));
+    let ood = decisions.out_of_distribution.unwrap();
+    assert_eq!((ood.hidden_size(), ood.residual_weight, ood.logit_weight, ood.threshold), (2, 2.0, 1.0, 8.5));
+
+    let written = BundleWriter::of(&bundle).decisions(&decisions, 2).unwrap().finish().unwrap();
+    assert_eq!(written, bytes);
+    // A reader that does not know the section still reads the rest.
+    assert!(bundle.sections().last().is_some_and(|section| section.kind == 6 && !section.critical));
 }

@@ -3,8 +3,8 @@
 //! The files stand in `hostile/`, for other readers to test against; `UPDATE_TEST_FILES=1 cargo test` writes them
 //! anew from the cases below.
 
-use crate::files::{self, Postcard, Raw, RawManifest, golden_with, section, small};
-use kdh_format::{Bundle, BundleError, GoldenError, ManifestError, SectionKind};
+use crate::files::{self, Postcard, Raw, RawDecisions, RawManifest, golden_with, section, small};
+use kdh_format::{Bundle, BundleError, DecisionsError, GoldenError, ManifestError, SectionKind};
 
 /// What a reader says of a file.
 #[derive(Debug, PartialEq)]
@@ -12,12 +12,14 @@ enum Refusal {
     Bundle(BundleError),
     Manifest(ManifestError),
     Golden(GoldenError),
+    Decisions(DecisionsError),
 }
 
 fn read(bytes: &[u8]) -> Result<(), Refusal> {
     let bundle = Bundle::parse(bytes).map_err(Refusal::Bundle)?;
     let manifest = bundle.manifest().map_err(Refusal::Manifest)?;
     bundle.golden(&manifest).map_err(Refusal::Golden)?;
+    bundle.decisions(&manifest).transpose().map_err(Refusal::Decisions)?;
     Ok(())
 }
 
@@ -41,6 +43,7 @@ fn errors_say_what_to_do() {
             Refusal::Bundle(error) => error.to_string(),
             Refusal::Manifest(error) => error.to_string(),
             Refusal::Golden(error) => error.to_string(),
+            Refusal::Decisions(error) => error.to_string(),
         };
         assert!(text.contains("bundle") || text.contains("section"), "{name}: {text}");
     }
@@ -92,7 +95,6 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Refusal)> {
         |kind| move |raw: &mut Raw| raw.sections.push(files::RawSection { flags: 1, ..section(kind, *b"?") });
     raw("critical-unknown", &critical(99), BundleError::UnknownCriticalSection { kind: 99 });
     raw("critical-kind-0", &critical(0), BundleError::UnknownCriticalSection { kind: 0 });
-    raw("critical-undefined", &critical(6), BundleError::UnknownCriticalSection { kind: 6 });
     for (name, kind) in [
         ("no-manifest", SectionKind::Manifest),
         ("no-graph", SectionKind::Onnx),
@@ -201,5 +203,39 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Refusal)> {
     let header = Postcard::default().varint(1).f32(0.125).varint(1);
     let nan = header.text("Fever.").varint(4).varint(1).varint(2).f32(0.0).f32(f32::NAN);
     golden("golden-logit-nan", nan.0, GoldenError::Logits { index: 0 });
+
+    // What the box makes of the logits.
+    let mut decisions = |name, bytes: Vec<u8>, error| {
+        let mut raw = small();
+        raw.sections.push(section(6, bytes));
+        cases.push((name, raw.bytes(), Refusal::Decisions(error)));
+    };
+    let fields = RawDecisions::default;
+    let whole = fields().bytes();
+    decisions("decisions-empty", vec![], DecisionsError::Malformed);
+    decisions("decisions-cut", whole[..whole.len() - 1].to_vec(), DecisionsError::Malformed);
+    decisions("decisions-trailing", [&whole[..], &[0]].concat(), DecisionsError::TrailingBytes);
+    let version = RawDecisions { version: 2, ..fields() }.bytes();
+    decisions("decisions-version-2", version, DecisionsError::UnsupportedVersion { found: 2 });
+    let rate = RawDecisions { max_unknown_rate: f32::NAN, ..fields() }.bytes();
+    decisions("decisions-rate-nan", rate, DecisionsError::Limits);
+    let labels = RawDecisions { thresholds: &[0.5, 0.5, 0.5], ..fields() }.bytes();
+    decisions("decisions-3-labels", labels, DecisionsError::Labels { found: 3, labels: 2 });
+    let threshold = RawDecisions { thresholds: &[0.5, 1.5], ..fields() }.bytes();
+    decisions("decisions-threshold-above-1", threshold, DecisionsError::Point { point: 0 });
+    let twice = RawDecisions { points: &["ward", "ward"], ..fields() }.bytes();
+    decisions("decisions-point-twice", twice, DecisionsError::DuplicatePoint { point: 1 });
+    decisions("decisions-no-point", RawDecisions { points: &[], ..fields() }.bytes(), DecisionsError::NoPoint);
+    let slope = RawDecisions { slope: -1.0, ..fields() }.bytes();
+    decisions("decisions-slope-negative", slope, DecisionsError::Calibration { label: 0 });
+    let knots = RawDecisions { knots: &[(-1.0, 0.25), (-1.0, 0.75)], ..fields() }.bytes();
+    decisions("decisions-knots-equal", knots, DecisionsError::Calibration { label: 1 });
+    let knots = [(0.0, 0.5); 17];
+    decisions("decisions-17-knots", RawDecisions { knots: &knots, ..fields() }.bytes(), DecisionsError::Malformed);
+    let mean = RawDecisions { mean: &[0.5, f32::INFINITY], ..fields() }.bytes();
+    decisions("decisions-mean-infinite", mean, DecisionsError::OutOfDistribution);
+    decisions("decisions-mean-none", RawDecisions { mean: &[], ..fields() }.bytes(), DecisionsError::OutOfDistribution);
+    let directions = RawDecisions { directions: &[1.0, 0.0, 0.5], ..fields() }.bytes();
+    decisions("decisions-directions-cut", directions, DecisionsError::OutOfDistribution);
     cases
 }
