@@ -2,14 +2,14 @@ use core::fmt;
 use core::ops::Range;
 use std::sync::Arc;
 
-use kdh_format::{Bundle, BundleError, Manifest, ManifestError, ProgramSectionError, SectionKind};
+use kdh_format::{Bundle, BundleError, Head, Manifest, ManifestError, ProgramSectionError, SectionKind};
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, ScratchTooSmall, Shape};
 use crate::file::BundleFile;
 use crate::kernels::Kernels;
 use crate::program::{Program, ProgramError};
-use crate::report::{LabelReport, Report, evidence, sigmoid};
+use crate::report::{Evidence, LabelReport, MAX_EVIDENCE, Report, evidence, sigmoid};
 use crate::text::{Encoding, Sentences, Tokenizer, TokenizerOptions, VocabularyError};
 
 /// Gives texts their labels.
@@ -19,6 +19,7 @@ pub struct Labeler {
     engine: Engine,
     tokenizer: Tokenizer,
     labels: Vec<Label>,
+    head: Head,
     max_tokens: usize,
     max_sentences: usize,
     options: LabelerOptions,
@@ -91,7 +92,8 @@ impl Labeler {
             name: label.name.to_owned(),
             threshold: label.threshold,
         });
-        Ok(Self { engine, tokenizer, labels: labels.collect(), max_tokens, max_sentences, options: options.clone() })
+        let (labels, head, options) = (labels.collect(), manifest.head, options.clone());
+        Ok(Self { engine, tokenizer, labels, head, max_tokens, max_sentences, options })
     }
 
     /// Bytes that [`scratch`](Self::scratch) allocates and [`scratch_in`](Self::scratch_in) asks for, and on the arena all
@@ -125,6 +127,8 @@ impl Labeler {
     }
 
     /// Labels `text`, with sentences from [`Sentences`]. A text of 1 MiB, or what the options say, is the longest.
+    ///
+    /// The model sees the first tokens of a text that has too many; [`document`](Self::document) shows it all of them.
     ///
     /// # Errors
     ///
@@ -211,7 +215,8 @@ impl Labeler {
         if finite(logits.document) && sentences.is_some_and(finite) { Ok(()) } else { Err(LabelError::NotFinite) }
     }
 
-    fn limits(&self) -> [usize; 3] {
+    /// Tokens, sentences, labels.
+    pub(crate) fn limits(&self) -> [usize; 3] {
         [self.max_tokens, self.max_sentences, self.labels.len()]
     }
 
@@ -244,6 +249,47 @@ impl Labeler {
             sentences: encoding.sentences().len(),
         }
     }
+}
+
+impl Labeler {
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// As [`decide`](Self::decide), for a text of several windows: what `label` gives of each label is its document logit and
+    /// its evidence.
+    pub(crate) fn decide_document(
+        &self,
+        counts: Counts,
+        label: impl Fn(usize) -> (f32, heapless::Vec<Evidence, MAX_EVIDENCE>),
+    ) -> Report<'_> {
+        let mut labels = heapless::Vec::new();
+        for (index, Label { code, name, threshold }) in self.labels.iter().enumerate() {
+            let (logit, evidence) = label(index);
+            let probability = sigmoid(logit);
+            let mut report = LabelReport { code, name, logit, probability, threshold: *threshold, evidence };
+            if !report.positive() {
+                report.evidence.clear();
+            }
+            // A manifest has at most as many labels as a report.
+            let _ = labels.push(report);
+        }
+        let Counts { text_tokens, kept_tokens, unknown_tokens, sentences } = counts;
+        Report { labels, text_tokens, kept_tokens, unknown_tokens, sentences }
+    }
+}
+
+/// What a text has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) text_tokens: usize,
+    pub(crate) kept_tokens: usize,
+    pub(crate) unknown_tokens: usize,
+    pub(crate) sentences: usize,
 }
 
 /// Shows labels and limits.
@@ -419,6 +465,11 @@ pub enum LabelError {
         /// Tokens that the model takes, without the special ones.
         max_tokens: usize,
     },
+    /// The bytes of a document are not UTF-8.
+    InvalidUtf8 {
+        /// Where the first character begins that is none.
+        byte: usize,
+    },
     /// A sentence that the caller gave does not lie on characters of the text, or is out of order.
     Sentences,
     /// The scratch was made by the labeler of another model.
@@ -439,6 +490,7 @@ impl fmt::Display for LabelError {
             Self::TooManyTokens { tokens, max_tokens } => {
                 write!(f, "the text has {tokens} tokens, the model takes {max_tokens}; split it, or allow truncation")
             }
+            Self::InvalidUtf8 { byte } => write!(f, "not UTF-8 at byte {byte}; convert the text to UTF-8"),
             Self::Sentences => f.write_str(
                 "a sentence does not lie on characters of the text or is out of order; give ascending byte ranges",
             ),

@@ -43,6 +43,7 @@
 pub mod benchmark;
 #[cfg(feature = "eval")]
 pub mod dataset;
+mod document;
 pub mod engine;
 #[cfg(feature = "eval")]
 pub mod evaluation;
@@ -60,6 +61,7 @@ mod report;
 mod self_test;
 pub mod text;
 
+pub use document::{Aggregation, DocumentOptions, DocumentReport, DocumentScratch, DocumentSession};
 pub use engine::{EngineChoice, ScratchTooSmall};
 pub use file::{BundleFile, OpenError};
 pub use kdh_format::{self as format, Bundle, BundleError};

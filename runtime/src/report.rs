@@ -96,28 +96,47 @@ impl LabelReport<'_> {
 pub(crate) fn evidence(sentences: impl Iterator<Item = (u32, u32, f32)> + Clone) -> Vec<Evidence, MAX_EVIDENCE> {
     let largest = sentences.clone().map(|(_, _, logit)| logit).fold(f32::NEG_INFINITY, f32::max);
     let total: f32 = sentences.clone().map(|(_, _, logit)| (logit - largest).exp()).sum();
-    let mut ranked: Vec<Evidence, MAX_EVIDENCE> = Vec::new();
-    for (start, end, logit) in sentences {
-        let share = (logit - largest).exp() / total;
-        let sentence = Evidence { start, end, logit, probability: sigmoid(logit), share };
+    let mut ranking = Ranking::new();
+    sentences.for_each(|(start, end, logit)| ranking.push(start, end, logit));
+    ranking.evidence(|logit| (logit - largest).exp() / total)
+}
+
+/// The strongest sentences of those that came by.
+#[derive(Clone)]
+pub(crate) struct Ranking(Vec<(u32, u32, f32), MAX_EVIDENCE>);
+
+impl Ranking {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Takes the next sentence of the text.
+    pub(crate) fn push(&mut self, start: u32, end: u32, logit: f32) {
         // Of equal sentences the earlier one comes first.
-        let rank = ranked.iter().position(|other| other.logit.total_cmp(&logit) == Ordering::Less);
-        let rank = rank.unwrap_or(ranked.len());
-        if ranked.is_full() && rank < MAX_EVIDENCE {
-            ranked.pop();
+        let rank = self.0.iter().position(|other| other.2.total_cmp(&logit) == Ordering::Less);
+        let rank = rank.unwrap_or(self.0.len());
+        if self.0.is_full() && rank < MAX_EVIDENCE {
+            self.0.pop();
         }
         // A full list refuses a sentence that is weaker than all of it.
-        let _ = ranked.insert(rank, sentence);
+        let _ = self.0.insert(rank, (start, end, logit));
     }
-    let mut carried = 0.0;
-    let enough = ranked.iter().position(|sentence| {
-        carried += sentence.share;
-        carried >= EVIDENCE_SHARE
-    });
-    if let Some(last) = enough {
-        ranked.truncate(last + 1);
+
+    /// The fewest that carry enough of the evidence, with the share of each sentence by its logit.
+    pub(crate) fn evidence(&self, share: impl Fn(f32) -> f32) -> Vec<Evidence, MAX_EVIDENCE> {
+        let mut carried = 0.0;
+        let mut found = Vec::new();
+        for &(start, end, logit) in &self.0 {
+            let share = share(logit);
+            // Both lists have the same bound.
+            let _ = found.push(Evidence { start, end, logit, probability: sigmoid(logit), share });
+            carried += share;
+            if carried >= EVIDENCE_SHARE {
+                break;
+            }
+        }
+        found
     }
-    ranked
 }
 
 /// The logistic function.

@@ -17,5 +17,6 @@ mod word;
 
 pub use encoding::{Encoding, Sentence};
 pub use sentences::Sentences;
+pub(crate) use sentences::{is_space, is_undecided};
 pub use tokenizer::{Token, Tokenizer, TokenizerOptions};
 pub use vocabulary::VocabularyError;

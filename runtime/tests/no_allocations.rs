@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use kdh_runtime::{Bundle, LabelError, Labeler, LabelerOptions};
+use kdh_runtime::{Bundle, DocumentOptions, LabelError, Labeler, LabelerOptions};
 
 /// The system's allocator, which counts the allocations of each thread.
 struct Counting;
@@ -93,4 +93,37 @@ fn labelling_allocates_nothing() {
     assert!(given > 100 && tokens > 100_000 && truncated >= 1 && empty >= 1, "{given} {tokens} {truncated} {empty}");
     drop(labeler.scratch());
     assert_eq!(ALLOCATIONS.get() - after, 4);
+}
+
+#[test]
+fn documents_allocate_nothing() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
+    let bytes = std::fs::read(path).unwrap();
+    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+    // White space, so that the stream fills more often than the windows, which take the time.
+    let note =
+        format!("The tumour cells divided, TNF-\u{3b1} rose. Caf\u{e9}-au-lait spots were seen.{}", " ".repeat(900));
+    let endless = "word ".repeat(4000);
+    let texts = [note.repeat(100), endless, String::new(), note];
+
+    let before = (BYTES.get(), ALLOCATIONS.get());
+    let mut scratch = labeler.document_scratch();
+    assert_eq!(BYTES.get() - before.0, labeler.document_memory_required());
+    let made = ALLOCATIONS.get();
+    assert!(made > before.1);
+    let (mut windows, mut splits, mut dropped) = ([0; 4], 0, 0);
+    for (text, windows) in texts.iter().zip(&mut windows) {
+        let mut document = labeler.document(&mut scratch, &DocumentOptions::new()).unwrap();
+        text.as_bytes().chunks(1009).for_each(|chunk| document.push(chunk).unwrap());
+        match document.finish() {
+            Ok(found) => {
+                *windows = found.windows;
+                splits += found.splits;
+                dropped += found.report.dropped_tokens();
+            }
+            Err(error) => assert_eq!(error, LabelError::NoTokens),
+        }
+    }
+    assert_eq!(ALLOCATIONS.get(), made);
+    assert!(windows[0] > 4 && windows[1] > 4 && windows[2..] == [0, 1] && splits > 4 && dropped == 0, "{windows:?}");
 }

@@ -27,12 +27,49 @@ pub struct Sentences<'t> {
     at: usize,
     /// Where the line of `at` begins.
     line: usize,
+    /// Bytes of the first line that are in front of `text`.
+    line_before: usize,
 }
 
 impl<'t> Sentences<'t> {
     /// The sentences of `text`.
     pub fn new(text: &'t str) -> Self {
-        Self { text, at: 0, line: 0 }
+        Self::after(text, 0)
+    }
+
+    /// The sentences of a text from where a sentence may begin, `line_before` bytes into a line, to the end of `text`.
+    pub(crate) fn after(text: &'t str, line_before: usize) -> Self {
+        Self { text, at: 0, line: 0, line_before }
+    }
+
+    /// Passes over white space, and says where the next sentence begins and how many bytes of its line are in front of it.
+    pub(crate) fn skip_space(&mut self) -> (usize, usize) {
+        let space = self.space(self.at);
+        if space.breaks > 0 {
+            self.line = space.line;
+        }
+        self.at = space.end;
+        (self.at, self.line_len(self.at))
+    }
+
+    /// Where the search for the next sentence begins: at the end of the last one.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Ends the sentence at hand at `at`, a place in it.
+    pub(crate) fn cut(&mut self, at: usize) {
+        self.at = at;
+        if self.line > at {
+            let text = self.text.get(..at).unwrap_or_default();
+            let last = text.char_indices().rev().find(|&(_, c)| matches!(c, '\n' | '\r' | '\u{2028}' | '\u{2029}'));
+            self.line = last.map_or(0, |(at, c)| at + c.len_utf8());
+        }
+    }
+
+    /// Bytes of the line between its begin and `at`.
+    fn line_len(&self, at: usize) -> usize {
+        at - self.line + if self.line == 0 { self.line_before } else { 0 }
     }
 }
 
@@ -40,11 +77,7 @@ impl Iterator for Sentences<'_> {
     type Item = Range<usize>;
 
     fn next(&mut self) -> Option<Range<usize>> {
-        let space = self.space(self.at);
-        if space.breaks > 0 {
-            self.line = space.line;
-        }
-        let start = space.end;
+        let (start, _) = self.skip_space();
         self.at = self.text.len();
         if start == self.text.len() {
             return None;
@@ -263,7 +296,7 @@ impl Sentences<'_> {
         let next = &self.text[space.end..];
         space.breaks > 1 || is_list_item(next) || is_heading(next) || line.ends_with(':') || {
             let kind = Follows::new(next).kind;
-            line.len() < SHORT_LINE && matches!(kind, Kind::Capital | Kind::Digit)
+            self.line_len(self.line + line.len()) < SHORT_LINE && matches!(kind, Kind::Capital | Kind::Digit)
         }
     }
 }
@@ -356,7 +389,8 @@ fn is_heading(line: &str) -> bool {
             .any(|c| c == ':')
 }
 
-fn is_space(c: char) -> bool {
+/// Whether the character separates words.
+pub(crate) fn is_space(c: char) -> bool {
     match c {
         ' ' | '\n' | '\r' | '\t' => true,
         _ if c.is_ascii() => false,
@@ -432,6 +466,11 @@ fn is_opening(c: char) -> bool {
 /// A straight quote, which opens and closes.
 fn is_quote(c: char) -> bool {
     matches!(c, '"' | '\'')
+}
+
+/// Whether the character, behind the end of a sentence, leaves open what follows.
+pub(crate) fn is_undecided(c: char) -> bool {
+    is_space(c) || is_opening(c) || is_quote(c)
 }
 
 fn is_hiragana(c: char) -> bool {

@@ -1,0 +1,339 @@
+use core::fmt;
+
+pub use self::aggregate::Aggregation;
+
+use crate::engine::EngineScratch;
+use crate::labeler::{Counts, LabelError, Labeler};
+use crate::report::{Report, evidence};
+use crate::text::is_space;
+use aggregate::{LabelEvidence, column};
+use stream::{CAPACITY, Piece, Stream};
+use window::{Window, first_part};
+
+mod aggregate;
+mod stream;
+mod window;
+
+/// Labels one text of any length, which comes in pieces: [`Labeler::document`] makes it.
+///
+/// The text goes through the model in windows of whole sentences, each with the last sentences of the one before it as
+/// context, so that nothing is cut. Sentences and windows depend on the text alone and not on its pieces, and the memory not
+/// on its length. A text that fits one window gets what [`Labeler::label`] gives it, bit by bit, if it has no sentence longer
+/// than 8 KiB.
+///
+/// A sentence longer than 8 KiB or than a window is split between words, and a word as long as that wherever it must be;
+/// [`DocumentReport::splits`] counts them.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use kdh_runtime::{Bundle, DocumentOptions, Labeler, LabelerOptions};
+/// # let bundle = Bundle::parse(include_bytes!("../tests/data/tiny.kdh"))?;
+/// # let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+/// let mut scratch = labeler.document_scratch(); // one for each thread
+/// let mut document = labeler.document(&mut scratch, &DocumentOptions::new())?;
+/// document.push(b"The cells divided slow")?;
+/// document.push(b"ly. No vessel grew.")?;
+/// let found = document.finish()?;
+/// assert_eq!((found.windows, found.report.sentences, found.report.dropped_tokens()), (1, 2, 0));
+/// # Ok(())
+/// # }
+/// ```
+pub struct DocumentSession<'l, 's> {
+    labeler: &'l Labeler,
+    stream: &'s mut Stream,
+    work: &'s mut Work,
+    options: DocumentOptions,
+    bytes: usize,
+    /// Why there will be no report.
+    failed: Option<LabelError>,
+}
+
+/// What a model says of a text of any length.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DocumentReport<'l> {
+    /// What it says, with byte ranges of the whole text. Every token was seen: [`Report::dropped_tokens`] is 0. A part of a
+    /// sentence that was split counts as a sentence.
+    pub report: Report<'l>,
+    /// Runs of the model.
+    pub windows: usize,
+    /// Places where a sentence that is too long was split.
+    pub splits: usize,
+    /// Bytes of the text.
+    pub bytes: usize,
+}
+
+/// How a text goes through the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DocumentOptions {
+    aggregation: Aggregation,
+    overlap_tokens: Option<usize>,
+}
+
+impl DocumentOptions {
+    /// [`Aggregation::Head`], and an eighth of a window's tokens as overlap.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How the windows' logits become the document's.
+    #[must_use]
+    pub fn aggregation(mut self, aggregation: Aggregation) -> Self {
+        self.aggregation = aggregation;
+        self
+    }
+
+    /// A window begins with the last sentences of the one before it, as many as have this many tokens at most. It is at most
+    /// half of what the model takes; 0 means none.
+    #[must_use]
+    pub fn overlap_tokens(mut self, tokens: usize) -> Self {
+        self.overlap_tokens = Some(tokens);
+        self
+    }
+
+    fn overlap(&self, capacity: usize) -> usize {
+        self.overlap_tokens.unwrap_or(capacity / 8).min(capacity / 2)
+    }
+}
+
+/// Memory for the documents of one thread; [`Labeler::document_scratch`] makes it. It holds the end of the last document.
+pub struct DocumentScratch {
+    limits: [usize; 3],
+    stream: Stream,
+    work: Work,
+}
+
+impl Labeler {
+    /// Begins a text of any length up to 4 GiB, which comes in pieces. Allocates nothing, and neither does what follows.
+    ///
+    /// # Errors
+    ///
+    /// [`LabelError::ForeignScratch`] when the scratch is another model's.
+    pub fn document<'l, 's>(
+        &'l self,
+        scratch: &'s mut DocumentScratch,
+        options: &DocumentOptions,
+    ) -> Result<DocumentSession<'l, 's>, LabelError> {
+        if scratch.limits != self.limits() {
+            return Err(LabelError::ForeignScratch);
+        }
+        let DocumentScratch { stream, work, .. } = scratch;
+        stream.clear();
+        work.clear();
+        Ok(DocumentSession { labeler: self, stream, work, options: *options, bytes: 0, failed: None })
+    }
+
+    /// Labels a text of any length up to 4 GiB that is all there.
+    ///
+    /// # Errors
+    ///
+    /// [`LabelError`], which holds nothing of the text.
+    pub fn label_document(
+        &self,
+        scratch: &mut DocumentScratch,
+        options: &DocumentOptions,
+        text: &str,
+    ) -> Result<DocumentReport<'_>, LabelError> {
+        let mut document = self.document(scratch, options)?;
+        document.push(text.as_bytes())?;
+        document.finish()
+    }
+
+    /// Memory for one thread's documents.
+    pub fn document_scratch(&self) -> DocumentScratch {
+        let limits @ [tokens, sentences, labels] = self.limits();
+        let work = Work {
+            engine: self.engine().scratch(),
+            window: Window::new(tokens, sentences),
+            labels: vec![LabelEvidence::new(); labels],
+            counts: Counts::default(),
+            windows: 0,
+            splits: 0,
+        };
+        DocumentScratch { limits, stream: Stream::new(), work }
+    }
+
+    /// Bytes that [`document_scratch`](Self::document_scratch) allocates: 32 KiB of text, a window, the strongest sentences of
+    /// each label, and what the engine writes to.
+    pub fn document_memory_required(&self) -> usize {
+        let [tokens, sentences, labels] = self.limits();
+        let window = Window::memory_required(tokens, sentences);
+        CAPACITY + window + labels * size_of::<LabelEvidence>() + self.engine().memory_required()
+    }
+}
+
+impl<'l> DocumentSession<'l, '_> {
+    /// Takes the next bytes of the text, which may end anywhere, also inside a character. Labels what is whole.
+    ///
+    /// # Errors
+    ///
+    /// [`LabelError`], which holds nothing of the text: the text is not UTF-8, has more than 4 GiB, or the engine failed. It may
+    /// come later than with the bytes that cause it, and comes again with every further call.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), LabelError> {
+        if self.failed.is_none() {
+            self.failed = self.take(bytes).err();
+        }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    /// Ends the text.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push), and [`LabelError::NoTokens`] when the text has nothing to label.
+    pub fn finish(mut self) -> Result<DocumentReport<'l>, LabelError> {
+        self.push(&[])?;
+        self.sentences(true)?;
+        let (labeler, work) = (self.labeler, &mut *self.work);
+        if work.window.has_news() {
+            work.run(labeler)?;
+        }
+        if work.windows == 0 {
+            return Err(LabelError::NoTokens);
+        }
+        work.finish();
+        let report = if work.windows == 1 { work.report(labeler) } else { work.aggregated(labeler, &self.options) };
+        Ok(DocumentReport { report, windows: work.windows, splits: work.splits, bytes: self.bytes })
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), LabelError> {
+        const MAX_BYTES: usize = u32::MAX as usize;
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        if self.bytes > MAX_BYTES {
+            return Err(LabelError::TextTooLong { bytes: self.bytes, max_bytes: MAX_BYTES });
+        }
+        while !bytes.is_empty() {
+            let taken = self.stream.fill(bytes);
+            bytes = bytes.get(taken..).unwrap_or_default();
+            if self.stream.is_full() {
+                self.sentences(false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sentences(&mut self, end_of_text: bool) -> Result<(), LabelError> {
+        let (labeler, work, options) = (self.labeler, &mut *self.work, &self.options);
+        self.stream.sentences(end_of_text, |piece| work.add(labeler, options, piece))
+    }
+}
+
+/// The window at hand, and what came of those before it.
+struct Work {
+    engine: EngineScratch<'static>,
+    window: Window,
+    labels: Vec<LabelEvidence>,
+    counts: Counts,
+    windows: usize,
+    splits: usize,
+}
+
+impl Work {
+    fn clear(&mut self) {
+        self.window.clear();
+        self.labels.fill(LabelEvidence::new());
+        self.counts = Counts::default();
+        self.windows = 0;
+        self.splits = 0;
+    }
+
+    /// Adds a sentence, in parts if it is longer than a window.
+    fn add(&mut self, labeler: &Labeler, options: &DocumentOptions, piece: Piece<'_>) -> Result<(), LabelError> {
+        self.splits += usize::from(piece.split);
+        let capacity = self.window.capacity();
+        let (mut text, mut offset) = (piece.text, piece.offset);
+        while !text.is_empty() {
+            let (part, tokens, split) = first_part(labeler.tokenizer(), text, capacity);
+            if tokens > 0 && !self.window.fits(tokens) {
+                self.run(labeler)?;
+                self.slide(options.overlap(capacity), tokens);
+            }
+            let (part, rest) = text.split_at_checked(part.end).unwrap_or((text, ""));
+            let counts = self.window.push(labeler.tokenizer(), part, offset);
+            self.counts.text_tokens += counts.tokens;
+            self.counts.kept_tokens += counts.kept;
+            self.counts.unknown_tokens += counts.unknown;
+            self.splits += usize::from(split);
+            let next = rest.trim_start_matches(is_space);
+            offset += text.len() - next.len();
+            text = next;
+        }
+        Ok(())
+    }
+
+    /// Runs the model on the window.
+    fn run(&mut self, labeler: &Labeler) -> Result<(), LabelError> {
+        let (ids, sentence_ids) = self.window.close(labeler.tokenizer());
+        let logits = labeler.engine().run(&mut self.engine, ids, sentence_ids).map_err(LabelError::Engine)?;
+        let (labels, sentences) = (self.labels.len(), self.window.sentences().len());
+        let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
+        if !finite(logits.document) || !logits.sentences.get(..sentences * labels).is_some_and(finite) {
+            return Err(LabelError::NotFinite);
+        }
+        for (index, (label, &document)) in self.labels.iter_mut().zip(logits.document).enumerate() {
+            label.window(document, column(&logits, labels, sentences, index));
+        }
+        self.windows += 1;
+        Ok(())
+    }
+
+    /// Goes on to the next window.
+    fn slide(&mut self, overlap: usize, needed: usize) {
+        let Self { engine, window, labels, counts, .. } = self;
+        let logits = engine.logits();
+        window.slide(overlap, needed, |row, sentence| {
+            counts.sentences += 1;
+            count(labels, logits.sentences, row, &sentence);
+        });
+    }
+
+    /// Counts the sentences of the last window.
+    fn finish(&mut self) {
+        let Self { engine, window, labels, counts, .. } = self;
+        let logits = engine.logits();
+        window.finish(|row, sentence| {
+            counts.sentences += 1;
+            count(labels, logits.sentences, row, &sentence);
+        });
+    }
+
+    /// The report of the only window.
+    fn report<'l>(&self, labeler: &'l Labeler) -> Report<'l> {
+        let logits = self.engine.logits();
+        let sentences = self.window.sentences();
+        labeler.decide_document(self.counts, |label| {
+            let column = column(&logits, self.labels.len(), sentences.len(), label);
+            let evidence =
+                evidence(sentences.iter().zip(column).map(|(sentence, logit)| (sentence.start, sentence.end, logit)));
+            (logits.document.get(label).copied().unwrap_or(f32::NAN), evidence)
+        })
+    }
+
+    /// The report of several windows.
+    fn aggregated<'l>(&self, labeler: &'l Labeler, options: &DocumentOptions) -> Report<'l> {
+        labeler.decide_document(self.counts, |label| match self.labels.get(label) {
+            Some(label) => (label.logit(options.aggregation, labeler.head()), label.evidence()),
+            None => (f32::NAN, heapless::Vec::new()),
+        })
+    }
+}
+
+/// Shows nothing of the text.
+impl fmt::Debug for DocumentSession<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DocumentSession").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Shows nothing of the last text.
+impl fmt::Debug for DocumentScratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DocumentScratch").finish_non_exhaustive()
+    }
+}
+
+/// Gives every label the logit of a sentence: `row` of the window's.
+fn count(labels: &mut [LabelEvidence], logits: &[f32], row: usize, sentence: &window::WindowSentence) {
+    let row = logits.chunks_exact(labels.len().max(1)).nth(row).unwrap_or_default();
+    labels.iter_mut().zip(row).for_each(|(label, &logit)| label.sentence(sentence, logit));
+}
