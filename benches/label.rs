@@ -25,7 +25,9 @@ fn open(criterion: &mut Criterion) {
     let bundle = file.verify().expect("a whole bundle");
     let mut group = criterion.benchmark_group("build");
     group.sample_size(10);
-    group.bench_function("labeler", |bencher| bencher.iter(|| Labeler::from_bundle(&bundle, &LabelerOptions::new())));
+    group.bench_function("labeler", |bencher| {
+        bencher.iter(|| Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()))
+    });
 }
 
 fn tokenize(criterion: &mut Criterion) {
@@ -52,7 +54,7 @@ fn tokenize(criterion: &mut Criterion) {
 fn label(criterion: &mut Criterion) {
     let file = bundle();
     let bundle = file.verify().expect("a whole bundle");
-    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new()).expect("a usable bundle");
+    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()).expect("a usable bundle");
     let mut scratch = labeler.scratch();
     let mut group = criterion.benchmark_group("label");
     group.sample_size(20);

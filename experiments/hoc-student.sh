@@ -28,6 +28,8 @@ kdh-train thresholds --student $run/best $run/dev-predictions.jsonl
 kdh-export pack $run/best --data data/hoc/dev.jsonl --output models/default.kdh \
   --vocabulary-size 12000 --vocabulary-from data/hoc/train.jsonl \
   --release experiments/hoc-release.json --max-bytes 16000000
+# The published demonstration key: a product signs with a key of its own.
+kdh-export sign models/default.kdh --key examples/keys/demonstration.secret
 kdh verify --bundle models/default.kdh
 kdh eval --bundle models/default.kdh data/hoc/dev.jsonl
 kdh eval --bundle models/default.kdh data/hoc/dev.jsonl --boundaries corpus

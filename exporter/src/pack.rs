@@ -40,6 +40,9 @@ pub struct Release {
     /// Licence of the model.
     #[serde(default)]
     pub licence: String,
+    /// Counter against rollback: devices that took this one refuse lower ones.
+    #[serde(default)]
+    pub rollback_counter: u64,
 }
 
 /// A bundle and how it was found fit.
@@ -63,6 +66,7 @@ impl Default for Release {
             intended_use: empty(),
             limitations: empty(),
             licence: empty(),
+            rollback_counter: 0,
         }
     }
 }
@@ -100,7 +104,7 @@ pub fn pack(
     };
     let program = lower(&int8_graph, shape).map_err(PackError::Lower)?.to_bytes();
     let bundle = BundleWriter::new(&manifest, &int8_graph, &student.vocabulary_file(), tolerance, &golden)
-        .and_then(|writer| writer.program(&program, keep_graph).finish())
+        .and_then(|writer| writer.rollback_counter(release.rollback_counter).program(&program, keep_graph).finish())
         .map_err(PackError::Write)?;
     Ok(Packed { bundle, graph: int8_graph, parity })
 }

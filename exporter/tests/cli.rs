@@ -239,3 +239,43 @@ fn help_teaches() {
         assert!(help.stdout.contains(word), "{word}");
     }
 }
+
+#[test]
+fn keys_sign_bundles() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let golden = |name: &str| fs::read(root.join("format/tests/golden").join(name)).unwrap();
+    fs::write(path("model.kdh"), golden("v1.kdh")).unwrap();
+    let secret = root.join("examples/keys/demonstration.secret");
+    let signed = run(&["sign", &path("model.kdh"), "--key", secret.to_str().unwrap(), "-o", &path("signed.kdh")]);
+    assert_eq!((signed.code, signed.stderr.as_str()), (0, ""));
+    assert!(signed.stdout.contains("signed by test key a71889d3f8c2bcccfe047804a17ba5c5"), "{}", signed.stdout);
+    assert_eq!(fs::read(path("signed.kdh")).unwrap(), golden("v1-signed.kdh"));
+    assert_eq!(fs::read(path("model.kdh")).unwrap(), golden("v1.kdh"));
+
+    let keygen = ["keygen", &path("maker"), "--role", "release", "--label", "the maker", "--json"];
+    let made: Value = serde_json::from_str(&run(&keygen).stdout).unwrap();
+    let again = run(&keygen);
+    assert_eq!((again.code, again.stdout.as_str()), (2, ""));
+    assert!(again.stderr.contains("maker.secret: File exists"), "{}", again.stderr);
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path("maker.secret")).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    // In place, beside the first signature.
+    let signed = run(&["sign", &path("signed.kdh"), "--key", &path("maker.secret"), "--json"]);
+    let said: Value = serde_json::from_str(&signed.stdout).unwrap();
+    assert_eq!((&said["id"], &said["role"]), (&made["id"], &json!("release")));
+    let bytes = fs::read(path("signed.kdh")).unwrap();
+    let trust = kdh_format::Trust::parse(&fs::read_to_string(path("maker.trust")).unwrap()).unwrap();
+    let bundle = kdh_format::Bundle::parse(&bytes).unwrap();
+    assert!(trust.verify(&bundle).unwrap().to_string().contains("the maker"));
+    assert_eq!(bundle.signatures().unwrap().len(), 2);
+
+    // The trust file does not sign, and errors say nothing of a key file.
+    let refused = run(&["sign", &path("model.kdh"), "--key", &path("maker.trust")]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (2, ""));
+    assert!(refused.stderr.contains("not a secret key file"), "{}", refused.stderr);
+}

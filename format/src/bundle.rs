@@ -16,8 +16,8 @@ use crate::program::{ProgramSection, ProgramSectionError};
 /// A value of this type has passed every check of the container: label, version, bounds, the header's digest and the
 /// digest of every section. What the sections say is read by [`manifest`](Self::manifest) and [`golden`](Self::golden).
 ///
-/// The digests find damage, not malice: whoever can write the file can write its digests. Signatures, which are still
-/// to come, cover [`signed_bytes`](Self::signed_bytes).
+/// The digests find damage, not malice: whoever can write the file can write its digests. [`Trust`](crate::Trust) finds who
+/// vouches for it: signatures bind [`signed_bytes`](Self::signed_bytes), and with them every byte of the content.
 #[derive(Clone, Copy)]
 pub struct Bundle<'a> {
     bytes: &'a [u8],
@@ -116,7 +116,7 @@ impl<'a> Bundle<'a> {
         self.section(SectionKind::Decisions).map(|bytes| Decisions::parse(bytes, manifest.labels.len()))
     }
 
-    /// Counter against rollback: a later release of the same model has a higher one. Nothing enforces it yet.
+    /// Counter against rollback: a later release of the same model has a higher one. A [`Trust`](crate::Trust) has a minimum.
     pub fn rollback_counter(&self) -> u64 {
         self.rollback_counter
     }
@@ -130,6 +130,21 @@ impl<'a> Bundle<'a> {
     /// the same model.
     pub fn digest(&self) -> [u8; 32] {
         sha256(self.signed_bytes())
+    }
+
+    /// Everything in front of the trailer.
+    pub fn content(&self) -> &'a [u8] {
+        &self.bytes[..self.content_len]
+    }
+
+    /// The signature records in the trailer, not verified.
+    ///
+    /// # Errors
+    ///
+    /// [`SignaturesError`](crate::SignaturesError) when the trailer holds something else.
+    #[cfg(feature = "signatures")]
+    pub fn signatures(&self) -> Result<crate::Signatures<'a>, crate::SignaturesError> {
+        crate::Signatures::parse(self.trailer())
     }
 
     /// What follows the content: empty, or records of at most [`MAX_TRAILER_LEN`] bytes that no digest covers.

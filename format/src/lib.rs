@@ -26,11 +26,19 @@ mod bundle;
 mod decisions;
 mod golden;
 mod head;
+#[cfg(feature = "signatures")]
+mod hex;
+#[cfg(feature = "signatures")]
+mod key;
 mod layout;
 mod manifest;
 mod program;
+#[cfg(feature = "signatures")]
+mod signature;
 #[cfg(feature = "alloc")]
 pub mod student;
+#[cfg(feature = "signatures")]
+mod trust;
 pub mod wire;
 #[cfg(feature = "alloc")]
 mod writer;
@@ -43,6 +51,8 @@ pub use decisions::{
 pub use golden::{Golden, GoldenCase, GoldenCases, GoldenError, MAX_GOLDEN_CASES, MAX_GOLDEN_TEXT_LEN};
 pub use head::Head;
 pub use heapless;
+#[cfg(feature = "signatures")]
+pub use key::{KeyError, KeyId, KeyRole, MAX_KEY_LABEL_LEN, PublicKey, SecretKey};
 pub use layout::{
     MAX_BUNDLE_LEN, MAX_DECISIONS_LEN, MAX_GOLDEN_LEN, MAX_MANIFEST_LEN, MAX_SECTIONS, MAX_TRAILER_LEN,
     MAX_VOCABULARY_LEN,
@@ -52,5 +62,11 @@ pub use manifest::{
     Provenance, TokenizerSpec,
 };
 pub use program::{ProgramSection, ProgramSectionError};
+#[cfg(feature = "signatures")]
+pub use signature::{MAX_SIGNATURES, SIGNATURE_LEN, SignatureRecord, Signatures, SignaturesError};
+#[cfg(all(feature = "signatures", feature = "alloc"))]
+pub use trust::sign_bundle;
+#[cfg(feature = "signatures")]
+pub use trust::{MAX_REVOKED_KEYS, MAX_TRUSTED_KEYS, Signer, Trust, TrustError, Untrusted};
 #[cfg(feature = "alloc")]
 pub use writer::{BundleWriter, WriteError};

@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn texts_have_the_tokens_that_were_asked_for() {
         let bundle = Bundle::parse(include_bytes!("../tests/data/tiny.kdh")).unwrap();
-        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new()).unwrap();
+        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()).unwrap();
         let manifest = bundle.manifest().unwrap();
         let golden: Vec<&str> = bundle.golden(&manifest).unwrap().cases().map(|case| case.text).collect();
         let max_tokens = manifest.max_tokens as usize;
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn the_whole_is_no_shorter_than_its_parts() {
         let bundle = Bundle::parse(include_bytes!("../tests/data/tiny.kdh")).unwrap();
-        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new()).unwrap();
+        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()).unwrap();
         let mut scratch = labeler.scratch();
         let Timing { tokenize, encoder, total } = time(&labeler, &mut scratch, "The cells divided.").unwrap();
         assert!(!encoder.is_zero() && total >= tokenize + encoder);

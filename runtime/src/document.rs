@@ -28,7 +28,7 @@ mod window;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use kdh_runtime::{Bundle, DocumentOptions, Labeler, LabelerOptions};
 /// # let bundle = Bundle::parse(include_bytes!("../tests/data/tiny.kdh"))?;
-/// # let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+/// # let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned())?;
 /// let mut scratch = labeler.document_scratch(); // one for each thread
 /// let mut document = labeler.document(&mut scratch, &DocumentOptions::new())?;
 /// document.push(b"The cells divided slow")?;

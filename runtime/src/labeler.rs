@@ -2,7 +2,9 @@ use core::fmt;
 use core::ops::Range;
 use std::sync::Arc;
 
-use kdh_format::{Bundle, BundleError, Head, Manifest, ManifestError, ProgramSectionError, SectionKind};
+use kdh_format::{
+    Bundle, BundleError, Head, Manifest, ManifestError, ProgramSectionError, SectionKind, Signer, Trust, Untrusted,
+};
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, ScratchTooSmall, Shape};
@@ -23,6 +25,8 @@ pub struct Labeler {
     max_tokens: usize,
     max_sentences: usize,
     options: LabelerOptions,
+    bundle_digest: [u8; 32],
+    signer: Signer,
 }
 
 impl Labeler {
@@ -30,9 +34,11 @@ impl Labeler {
     ///
     /// A stored program is taken as it is. Without one this is where the time goes: the graph is parsed and lowered.
     ///
+    /// Here and in all other constructors no section is parsed before the options' [`Trust`] has accepted the bundle.
+    ///
     /// # Errors
     ///
-    /// [`BuildError`] when the parts cannot be read or do not fit each other.
+    /// [`BuildError`] when nobody trusted vouches for the bundle, or its parts cannot be read or do not fit each other.
     pub fn from_bundle(bundle: &Bundle<'_>, options: &LabelerOptions) -> Result<Self, BuildError> {
         Self::build(bundle, None, options, Program::parse)
     }
@@ -82,6 +88,7 @@ impl Labeler {
         options: &LabelerOptions,
         parse: impl FnOnce(&[u8]) -> Result<Program, ProgramError>,
     ) -> Result<Self, BuildError> {
+        let signer = options.trust.verify(bundle).map_err(BuildError::Untrusted)?;
         let manifest = bundle.manifest().map_err(BuildError::Manifest)?;
         let tokenizer = tokenizer(bundle, &manifest)?;
         let shape = shape(&manifest, &tokenizer);
@@ -92,8 +99,17 @@ impl Labeler {
             name: label.name.to_owned(),
             threshold: label.threshold,
         });
-        let (labels, head, options) = (labels.collect(), manifest.head, options.clone());
-        Ok(Self { engine, tokenizer, labels, head, max_tokens, max_sentences, options })
+        Ok(Self {
+            engine,
+            tokenizer,
+            labels: labels.collect(),
+            head: manifest.head,
+            max_tokens,
+            max_sentences,
+            options: options.clone(),
+            bundle_digest: bundle.digest(),
+            signer,
+        })
     }
 
     /// Bytes that [`scratch`](Self::scratch) allocates and [`scratch_in`](Self::scratch_in) asks for, and on the arena all
@@ -162,6 +178,16 @@ impl Labeler {
     /// Thresholds of the labels, in the order of reports.
     pub fn thresholds(&self) -> impl ExactSizeIterator<Item = f32> {
         self.labels.iter().map(|label| label.threshold)
+    }
+
+    /// Who vouches for the bundle.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The bundle's digest: [`Bundle::digest`].
+    pub fn bundle_digest(&self) -> [u8; 32] {
+        self.bundle_digest
     }
 
     /// What runs the graph.
@@ -320,27 +346,44 @@ impl fmt::Debug for Scratch<'_> {
     }
 }
 
-/// How a [`Labeler`] treats texts.
+/// How a [`Labeler`] treats its bundle and texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelerOptions {
     on_overflow: Overflow,
     max_text_bytes: usize,
     engine: EngineChoice,
     kernels: Option<Kernels>,
+    trust: Trust,
 }
 
 impl LabelerOptions {
     /// Longest text unless [`max_text_bytes`](Self::max_text_bytes) says otherwise: 1 MiB.
     pub const DEFAULT_MAX_TEXT_BYTES: usize = 1 << 20;
 
-    /// Truncate texts of too many tokens, refuse texts of more than 1 MiB.
+    /// Trust nobody's bundle, truncate texts of too many tokens, refuse texts of more than 1 MiB.
     pub fn new() -> Self {
         Self {
             on_overflow: Overflow::Truncate,
             max_text_bytes: Self::DEFAULT_MAX_TEXT_BYTES,
             engine: EngineChoice::Auto,
             kernels: None,
+            trust: Trust::new(),
         }
+    }
+
+    /// Whose bundles are taken. Without this, and without [`allow_unsigned`](Self::allow_unsigned), none is.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Takes bundles that nobody trusted has signed: whoever can write the file then chooses the model. For development,
+    /// and for devices that protect the file by other means.
+    #[must_use]
+    pub fn allow_unsigned(mut self) -> Self {
+        self.trust = self.trust.allow_unsigned();
+        self
     }
 
     /// What happens to a text of more tokens than the model takes.
@@ -395,6 +438,8 @@ pub enum Overflow {
 pub enum BuildError {
     /// The bundle.
     Bundle(BundleError),
+    /// Nobody that the options trust vouches for the bundle.
+    Untrusted(Untrusted),
     /// The manifest.
     Manifest(ManifestError),
     /// The bundle holds no ONNX graph, and its program does not do.
@@ -422,6 +467,7 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bundle(error) => error.fmt(f),
+            Self::Untrusted(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
             Self::NoGraph if cfg!(feature = "tract") => f.write_str(
                 "the bundle holds no ONNX graph, which tract needs; give the graph that was packed beside it, or let the \

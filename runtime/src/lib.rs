@@ -7,7 +7,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # const BUNDLE: &[u8] = include_bytes!("../tests/data/tiny.kdh");
 //! let bundle = Bundle::parse(BUNDLE)?; // or BundleFile::open(path)?.verify()?
-//! let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+//! // A device says whose bundles it takes instead: `LabelerOptions::new().trust(Trust::parse(include_str!("maker.trust"))?)`.
+//! let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned())?;
 //! let mut scratch = labeler.scratch(); // one for each thread
 //!
 //! let text = "The cells divided. No vessel grew.";
@@ -37,7 +38,8 @@
 //!
 //! Every length in a bundle is bounded before it is used and every byte is checked against its digest. A graph whose
 //! digest is right may still have been made by someone who means harm: it can ask for more memory or time than there
-//! is. Open bundles from where you trust.
+//! is. So a labeler takes no bundle unless a key that [`Trust`] names has signed it, or the caller's code says
+//! [`allow_unsigned`](LabelerOptions::allow_unsigned).
 
 #[cfg(feature = "eval")]
 pub mod benchmark;
@@ -64,7 +66,7 @@ pub mod text;
 pub use document::{Aggregation, DocumentOptions, DocumentReport, DocumentScratch, DocumentSession};
 pub use engine::{EngineChoice, ScratchTooSmall};
 pub use file::{BundleFile, OpenError};
-pub use kdh_format::{self as format, Bundle, BundleError};
+pub use kdh_format::{self as format, Bundle, BundleError, Signer, Trust, TrustError, Untrusted};
 pub use kernels::{Kernels, UnknownKernels};
 #[cfg(feature = "tract")]
 pub use labeler::lower_bundle;

@@ -33,7 +33,7 @@ mod tests {
 
         fn bench(&self, args: &[&str]) -> Output {
             let mut command = Command::new(env!("CARGO_BIN_EXE_kdh"));
-            command.args(["bench", "--bundle", "tiny.kdh"]).args(args).current_dir(self.0.path());
+            command.args(["bench", "--allow-unsigned", "--bundle", "tiny.kdh"]).args(args).current_dir(self.0.path());
             command.stdin(Stdio::null()).output().unwrap()
         }
 

@@ -18,7 +18,7 @@ mod tests {
     use crate::bundles::{Parts, TINY};
 
     fn labeler() -> Labeler {
-        Labeler::from_bundle(&Bundle::parse(TINY).unwrap(), &LabelerOptions::new()).unwrap()
+        Labeler::from_bundle(&Bundle::parse(TINY).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap()
     }
 
     fn tokenizer() -> Tokenizer {
@@ -135,7 +135,7 @@ mod tests {
         let mut parts = Parts::of_tiny();
         parts.manifest.head = kdh_format::Head::Mean;
         let bytes = parts.bytes();
-        let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+        let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
         let text = "the cells divided. ".repeat(200);
         let found = whole(&labeler, &DocumentOptions::new(), &text);
         assert!(found.windows > 3);
@@ -225,7 +225,7 @@ mod tests {
         let mut parts = Parts::of_tiny();
         parts.manifest.max_tokens -= 1;
         let bytes = parts.bytes();
-        let other = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+        let other = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
         assert_eq!(other.document(&mut scratch, &options).unwrap_err(), LabelError::ForeignScratch);
     }
 

@@ -37,7 +37,15 @@ mod tests {
         fn command(&self, args: &[&str]) -> Command {
             let mut command = Command::new(env!("CARGO_BIN_EXE_kdh"));
             command.args(args).current_dir(self.0.path());
-            command.env_remove("KDH_BUNDLE").env_remove("CARGO_MANIFEST_DIR").stdin(Stdio::null());
+            // The test bundles are not signed; `signing` tests what happens without this.
+            if args.len() > 1 {
+                command.arg("--allow-unsigned");
+            }
+            command
+                .env_remove("KDH_BUNDLE")
+                .env_remove("KDH_TRUST")
+                .env_remove("CARGO_MANIFEST_DIR")
+                .stdin(Stdio::null());
             command
         }
 
@@ -224,6 +232,66 @@ mod tests {
         b.write("graph.kdh", parts.bytes());
         failed("graph.kdh", "the bundle's graph cannot be read");
         refused(&verify("missing.kdh"), "missing.kdh: cannot open");
+    }
+
+    #[test]
+    fn takes_bundles_of_trusted_keys_only() {
+        let b = Folder::new();
+        b.write("note.txt", SECRET);
+        let key = |seed, role| kdh_format::SecretKey::from_seed(&[seed; 32], role, "a key").unwrap();
+        let (release, test) = (key(1, kdh_format::KeyRole::Release), key(2, kdh_format::KeyRole::Test));
+        let tiny = kdh_format::Bundle::parse(TINY).unwrap();
+        b.write("release.kdh", kdh_format::sign_bundle(&tiny, &release).unwrap());
+        b.write("test.kdh", kdh_format::sign_bundle(&tiny, &test).unwrap());
+        let demonstration =
+            kdh_format::SecretKey::parse(include_str!("../../examples/keys/demonstration.secret")).unwrap();
+        b.write("demonstration.kdh", kdh_format::sign_bundle(&tiny, &demonstration).unwrap());
+        b.write("maker.trust", format!("kdh-trust 1\n{}\n{}\n", release.public(), test.public()));
+        b.write("later.trust", format!("kdh-trust 1\n{}\nminimum-rollback-counter 1\n", release.public()));
+        b.write("bad.trust", "trust everybody");
+        let run = |bundle: &str, more: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_kdh"));
+            command.args(["label", "note.txt", "--json", "--bundle", bundle]).args(more).current_dir(b.0.path());
+            command.env_remove("KDH_TRUST").output().unwrap()
+        };
+        let maker = &["--trust", "maker.trust"];
+        assert!(json(&run("release.kdh", maker))["labels"].is_array());
+        assert_eq!(
+            run("release.kdh", maker),
+            b.command(&["label", "note.txt", "--json", "--bundle", "release.kdh"])
+                .env("KDH_TRUST", "maker.trust")
+                .output()
+                .unwrap()
+        );
+        refused(&run("tiny.kdh", maker), "tiny.kdh: the bundle is not signed");
+        refused(&run("tiny.kdh", &[]), "tiny.kdh: the bundle is not signed");
+        refused(&run("demonstration.kdh", maker), "which is not trusted");
+        refused(&run("release.kdh", &[]), "which is not trusted");
+        refused(
+            &run("release.kdh", &["--trust", "later.trust"]),
+            "rollback counter is 0, the lowest that is taken is 1",
+        );
+        refused(&run("release.kdh", &["--trust", "bad.trust"]), "bad.trust: this is not a trust file");
+        refused(&run("release.kdh", &["--trust", "missing.trust"]), "missing.trust: No such file");
+        refused(&run("test.kdh", maker), "test keys are not allowed");
+        // A test key counts when that is asked for, and a note says what it is worth.
+        for (bundle, more, says) in [
+            ("test.kdh", &["--trust", "maker.trust", "--allow-test-keys"][..], "not for devices in use"),
+            ("demonstration.kdh", &[], "whose secret is published"),
+        ] {
+            let output = run(bundle, more);
+            assert_eq!(output.status.code(), Some(0));
+            assert!(String::from_utf8_lossy(&output.stderr).contains(says));
+            assert_eq!(output.stdout, run("release.kdh", maker).stdout);
+        }
+
+        let verify =
+            b.command(&["verify", "--bundle", "release.kdh", "--trust", "maker.trust", "--json"]).output().unwrap();
+        assert_eq!(json(&verify)["signer"]["key"], release.public().id().to_string());
+        let inspect = |more: &[&str]| json(&b.run(&[&["inspect", "--bundle", "release.kdh", "--json"], more].concat()));
+        assert_eq!(inspect(maker)["signer"]["role"], "release");
+        let unknown = inspect(&[]);
+        assert_eq!((&unknown["signer"], &unknown["signatures"][0]["role"]), (&Value::Null, &"release".into()));
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod tests {
     }
 
     fn build(bytes: &[u8]) -> Result<Labeler, BuildError> {
-        Labeler::from_bundle(&Bundle::parse(bytes).unwrap(), &LabelerOptions::new())
+        Labeler::from_bundle(&Bundle::parse(bytes).unwrap(), &LabelerOptions::new().allow_unsigned())
     }
 
     fn with(options: &LabelerOptions, text: &str) -> Result<(usize, usize), LabelError> {
@@ -93,18 +93,21 @@ mod tests {
     fn truncates_or_refuses_what_is_too_long() {
         let text = "1 2 3; ".repeat(100);
         let tokens = 400;
-        assert_eq!(with(&LabelerOptions::new(), &text), Ok((94, tokens)));
-        let refuse = LabelerOptions::new().on_overflow(Overflow::Refuse);
+        assert_eq!(with(&LabelerOptions::new().allow_unsigned(), &text), Ok((94, tokens)));
+        let refuse = LabelerOptions::new().allow_unsigned().on_overflow(Overflow::Refuse);
         assert_eq!(with(&refuse, &text), Err(LabelError::TooManyTokens { tokens, max_tokens: 94 }));
         assert_eq!(with(&refuse, "1 2 3;"), Ok((4, 4)));
 
         let (bytes, max_bytes) = (text.len(), text.len() - 1);
-        let small = LabelerOptions::new().max_text_bytes(max_bytes);
+        let small = LabelerOptions::new().allow_unsigned().max_text_bytes(max_bytes);
         assert_eq!(with(&small, &text), Err(LabelError::TextTooLong { bytes, max_bytes }));
         assert_eq!(with(&small, &text[..max_bytes]), Ok((94, tokens)));
         let huge = "a ".repeat(5 << 20);
         let (bytes, max_bytes) = (huge.len(), 1 << 20);
-        assert_eq!(with(&LabelerOptions::new(), &huge), Err(LabelError::TextTooLong { bytes, max_bytes }));
+        assert_eq!(
+            with(&LabelerOptions::new().allow_unsigned(), &huge),
+            Err(LabelError::TextTooLong { bytes, max_bytes })
+        );
     }
 
     #[test]
@@ -210,7 +213,7 @@ mod tests {
         assert!(result.texts > 10 && result.max_difference <= result.tolerance, "{result:?}");
 
         // Even an integrator's strict options take the golden text that is too long.
-        let strict = LabelerOptions::new().on_overflow(Overflow::Refuse);
+        let strict = LabelerOptions::new().allow_unsigned().on_overflow(Overflow::Refuse);
         assert!(Labeler::from_bundle(&bundle, &strict).unwrap().self_test(&bundle).is_ok());
     }
 
@@ -320,7 +323,7 @@ mod tests {
         std::fs::write(&path, TINY).unwrap();
         let labeler = {
             let file = BundleFile::open(&path).unwrap();
-            Labeler::from_bundle(&file.verify().unwrap(), &LabelerOptions::new()).unwrap()
+            Labeler::from_bundle(&file.verify().unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap()
         };
         std::fs::remove_file(path).unwrap();
         check(&labeler.label(&mut labeler.scratch(), TEXT).unwrap(), TEXT);

@@ -91,7 +91,9 @@ mod tests {
         let file = BundleFile::open(root().join("models/default.kdh")).unwrap();
         let graph = std::fs::read(root().join("models/default.onnx")).unwrap();
         let bundle = file.verify().unwrap();
-        let with = |choice| Labeler::with_graph(&bundle, &graph, &LabelerOptions::new().engine(choice)).unwrap();
+        let with = |choice| {
+            Labeler::with_graph(&bundle, &graph, &LabelerOptions::new().allow_unsigned().engine(choice)).unwrap()
+        };
         let (arena, tract) = (with(EngineChoice::Arena), with(EngineChoice::Tract));
         let golden = arena.self_test(&bundle).unwrap();
         eprintln!("golden texts: largest difference {} of {} allowed", golden.max_difference, golden.tolerance);
@@ -129,9 +131,9 @@ mod tests {
             let mut scratch = labeler.scratch();
             texts.iter().map(|text| format!("{:?}", labeler.label(&mut scratch, text).unwrap())).collect()
         };
-        let expected = reports(&LabelerOptions::new().kernels(Kernels::Portable));
+        let expected = reports(&LabelerOptions::new().allow_unsigned().kernels(Kernels::Portable));
         for kernels in Kernels::ALL.into_iter().filter(|kernels| kernels.is_available()) {
-            assert_eq!(reports(&LabelerOptions::new().kernels(kernels)), expected, "{kernels}");
+            assert_eq!(reports(&LabelerOptions::new().allow_unsigned().kernels(kernels)), expected, "{kernels}");
         }
     }
 
@@ -178,7 +180,10 @@ mod tests {
             };
             labeler.map(|labeler| labeler.engine().name())
         };
-        let (auto, tract) = (LabelerOptions::new(), LabelerOptions::new().engine(EngineChoice::Tract));
+        let (auto, tract) = (
+            LabelerOptions::new().allow_unsigned(),
+            LabelerOptions::new().allow_unsigned().engine(EngineChoice::Tract),
+        );
         let alone = write(&parts, stored, false);
         assert!(Bundle::parse(&alone).unwrap().section(SectionKind::Onnx).is_none());
         assert!(matches!(build(&alone, None, &auto), Ok("arena")));
@@ -198,8 +203,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.kdh");
         std::fs::write(&path, TINY).unwrap();
-        let labeler = Labeler::from_file(BundleFile::open(&path).unwrap(), &LabelerOptions::new()).unwrap();
-        let copied = Labeler::from_bundle(&Bundle::parse(TINY).unwrap(), &LabelerOptions::new()).unwrap();
+        let labeler =
+            Labeler::from_file(BundleFile::open(&path).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
+        let copied =
+            Labeler::from_bundle(&Bundle::parse(TINY).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
         assert!(labeler.engine().program().unwrap().weights_in_place());
         assert!(!copied.engine().program().unwrap().weights_in_place());
         std::fs::remove_file(path).unwrap();

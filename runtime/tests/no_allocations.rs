@@ -54,7 +54,8 @@ static COUNTING: Counting = Counting;
 fn labelling_allocates_nothing() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
     let bytes = std::fs::read(path).unwrap();
-    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+    let labeler =
+        Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
 
     // From nothing to beyond the longest input, with everything that the tokeniser and the splitter treat apart.
     let words = "The tumour cells divided, TNF-\u{3b1} rose by 3.5 \u{b5}g/ml. Caf\u{e9}-au-lait spots; \u{4e2d}\u{6587}\u{3002} No vessel grew! ";
@@ -99,7 +100,7 @@ fn labelling_allocates_nothing() {
 fn documents_allocate_nothing() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
     let bytes = std::fs::read(path).unwrap();
-    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
     // White space, so that the stream fills more often than the windows, which take the time.
     let note =
         format!("The tumour cells divided, TNF-\u{3b1} rose. Caf\u{e9}-au-lait spots were seen.{}", " ".repeat(900));

@@ -33,7 +33,8 @@ fn run(task: &str) -> ExitStatus {
 fn watched(task: &str) -> ! {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
     let bytes = std::fs::read(path).unwrap();
-    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new()).unwrap();
+    let labeler =
+        Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
     let texts: Vec<String> =
         (1..40).map(|words| "Cells divided, and no vessel grew. ".repeat(words * words / 8)).collect();
     let mut scratch = labeler.scratch();

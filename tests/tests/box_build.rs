@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use kdh_tests::{json, program, root, succeed};
+use kdh_tests::{json, program, refused, root, succeed};
 
 const FEATURES: [&str; 6] = ["-p", "kdh-runtime", "--no-default-features", "--features", "mmap", "--locked"];
 
@@ -14,17 +14,25 @@ fn the_box_build_is_small_and_gives_the_same_bits() {
     let size = std::fs::metadata(&kdh_box).unwrap().len();
     assert!(size <= 1_500_000, "{size} bytes");
 
-    for bundle in ["models/default.kdh", "runtime/tests/data/tiny.kdh"] {
-        succeed(Command::new(&kdh_box).current_dir(root()).args(["--verify", bundle]));
+    let demonstration = &["--trust", "examples/keys/demonstration.trust", "--allow-test-keys"][..];
+    for (bundle, whom) in
+        [("models/default.kdh", demonstration), ("runtime/tests/data/tiny.kdh", &["--allow-unsigned"])]
+    {
+        refused(Command::new(&kdh_box).current_dir(root()).args(["--verify", bundle]), 1);
+        refused(Command::new(&kdh_box).current_dir(root()).args([bundle, "README.md"]), 2);
+        // The demonstration key is a test key.
+        refused(Command::new(&kdh_box).current_dir(root()).args(&demonstration[..2]).args(["--verify", bundle]), 1);
+        succeed(Command::new(&kdh_box).current_dir(root()).args(whom).args(["--verify", bundle]));
         for text in ["examples/abstract.txt", "README.md", "CONTRIBUTING.md"] {
-            let printed = succeed(Command::new(&kdh_box).current_dir(root()).args([bundle, text]));
+            let printed = succeed(Command::new(&kdh_box).current_dir(root()).args(whom).args([bundle, text]));
             // The decimals of both are the shortest that give the same bits back.
             let found: Vec<(String, f32)> = printed
                 .lines()
                 .map(|line| line.split('\t').collect::<Vec<_>>())
                 .map(|fields| (fields[0].to_owned(), fields[1].parse().unwrap()))
                 .collect();
-            let labels = json(program("kdh").args(["label", "--bundle", bundle, text]))["labels"].clone();
+            let labels =
+                json(program("kdh").args(["label", "--allow-unsigned", "--bundle", bundle, text]))["labels"].clone();
             let expected: Vec<(String, f32)> = labels
                 .as_array()
                 .unwrap()

@@ -51,15 +51,26 @@ fn from_a_corpus_to_a_label() {
     assert!(!Path::new(&bundle).exists(), "a refused bundle leaves no file");
     succeed(&mut pack(&["--max-flip-rate", "0.2", "--max-f1-loss", "0.2"]));
 
-    succeed(program("kdh").args(["verify", "--bundle", &bundle]));
-    let on_the_box = json(program("kdh").args(["eval", "--bundle", &bundle, &dev]));
+    // Nobody has signed it yet.
+    refused(program("kdh").args(["verify", "--bundle", &bundle]), 1);
+    refused(program("kdh").args(["label", "--bundle", &bundle, ABSTRACT]), 2);
+    succeed(program("kdh-export").args(["keygen", &path("maker"), "--role", "release", "--label", "a test of kdh"]));
+    succeed(program("kdh-export").args(["sign", &bundle, "--key", &path("maker.secret")]));
+    let trust = path("maker.trust");
+    let kdh = |command: &str| {
+        let mut kdh = program("kdh");
+        kdh.args([command, "--bundle", &bundle, "--trust", &trust]);
+        kdh
+    };
+    succeed(&mut kdh("verify"));
+    let on_the_box = json(kdh("eval").arg(&dev));
     assert_eq!(on_the_box["documents"], 24);
     // The trainer's f32 student and the box's int8 bundle, with a pruned vocabulary, rank almost alike.
     for metric in ["micro_auprc", "micro_auroc"] {
         let (host, device) = (trained[metric].as_f64().unwrap(), on_the_box[metric].as_f64().unwrap());
         assert!((host - device).abs() < 0.05, "{metric}: {host} on the host, {device} on the box");
     }
-    let labelled = json(program("kdh").args(["label", "--bundle", &bundle, ABSTRACT]));
+    let labelled = json(kdh("label").arg(ABSTRACT));
     assert_eq!(labelled["labels"].as_array().unwrap().len(), 10);
 
     // The same command with other options is not the same run.
@@ -69,7 +80,8 @@ fn from_a_corpus_to_a_label() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(path("flipped.kdh"), &bytes).unwrap();
-    refused(program("kdh").args(["label", "--bundle", &path("flipped.kdh"), ABSTRACT]), 2);
+    let flipped = ["label", "--bundle", &path("flipped.kdh"), "--trust", &trust, ABSTRACT];
+    assert!(refused(program("kdh").args(flipped), 2).contains("damaged"));
 }
 
 /// Keeps the first lines of a file.

@@ -3,10 +3,13 @@
 use std::io::{self, Read};
 use std::process::ExitCode;
 
-use kdh_runtime::{Bundle, Labeler, LabelerOptions};
+use kdh_runtime::{Bundle, Labeler, LabelerOptions, Trust};
 
 /// The bundle, in the program's read-only data.
 static BUNDLE: &[u8] = include_bytes!("../../../models/default.kdh");
+
+/// Whose bundles are taken. A device has its maker's trust file here, and no `allow_test_keys` below.
+static TRUST: &str = include_str!("../../../examples/keys/demonstration.trust");
 
 fn main() -> ExitCode {
     match run() {
@@ -21,7 +24,8 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     // Once, when the device starts.
     let bundle = Bundle::parse(BUNDLE)?;
-    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+    let trust = Trust::parse(TRUST)?.allow_test_keys();
+    let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().trust(trust))?;
     labeler.self_test(&bundle)?;
     let mut scratch = labeler.scratch();
 

@@ -8,3 +8,5 @@ mod files;
 mod golden;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod signature;

@@ -7,35 +7,65 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use kdh_runtime::{BundleFile, Labeler, LabelerOptions, Report};
+use kdh_runtime::{BundleFile, Labeler, LabelerOptions, Report, Trust};
 
 const USAGE: &str = "\
 Gives a clinical text its labels, offline.
 
-  kdh-box BUNDLE.kdh [TEXT]      label a UTF-8 file, or standard input
-  kdh-box --verify BUNDLE.kdh    label the golden texts of the bundle and compare
+  kdh-box [WHOM] BUNDLE.kdh [TEXT]      label a UTF-8 file, or standard input
+  kdh-box [WHOM] --verify BUNDLE.kdh    label the golden texts of the bundle and compare
+
+WHOM says whose bundles are taken; without it none is:
+  --trust FILE         those that a key of this trust file has signed
+  --allow-test-keys    test keys in it count, too; not for devices in use
+  --allow-unsigned     any bundle; for development
 
 Prints one line for each label that is given: code, probability, threshold, and the byte ranges of the sentences
 that carry it, the strongest first. Exit code 0: done; 1: the check failed; 2: bad usage or bad input.
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let texts: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|text| text.to_string_lossy().into_owned()).collect();
+    let mut texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let options = match options(&mut texts) {
+        Ok(options) => options,
+        Err(error) => return finish(Err(error), ExitCode::from(2)),
+    };
     let result = match texts[..] {
-        [Some("--help" | "-h")] => Ok(USAGE.into()),
-        [Some("--verify"), Some(bundle)] => return verify(bundle),
-        [Some(bundle)] if !bundle.starts_with('-') => label(bundle, None),
-        [Some(bundle), text] if !bundle.starts_with('-') => label(bundle, text),
+        ["--help" | "-h"] => Ok(USAGE.into()),
+        ["--verify", bundle] => return verify(bundle, &options),
+        [bundle] if !bundle.starts_with('-') => label(bundle, None, &options),
+        [bundle, text] if !bundle.starts_with('-') => label(bundle, Some(text), &options),
         _ => Err(USAGE.into()),
     };
     finish(result, ExitCode::from(2))
 }
 
+/// Takes the arguments off that say whose bundles are taken.
+fn options(arguments: &mut Vec<&str>) -> Result<LabelerOptions> {
+    let mut trust = Trust::new();
+    if let Some(at) = arguments.iter().position(|&argument| argument == "--trust") {
+        let path = *arguments.get(at + 1).ok_or("--trust needs a file")?;
+        trust = Trust::parse(&std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?)?;
+        arguments.drain(at..at + 2);
+    }
+    let mut flag = |name: &str| {
+        let found = arguments.iter().position(|&argument| argument == name);
+        found.map(|at| arguments.remove(at)).is_some()
+    };
+    if flag("--allow-test-keys") {
+        trust = trust.allow_test_keys();
+    }
+    if flag("--allow-unsigned") {
+        trust = trust.allow_unsigned();
+    }
+    Ok(LabelerOptions::new().trust(trust))
+}
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-fn label(bundle: &str, path: Option<&str>) -> Result<String> {
-    let labeler = Labeler::from_file(BundleFile::open(bundle)?, &LabelerOptions::new())?;
+fn label(bundle: &str, path: Option<&str>, options: &LabelerOptions) -> Result<String> {
+    let labeler = Labeler::from_file(BundleFile::open(bundle)?, options)?;
     let mut bytes = Vec::new();
     let limit = LabelerOptions::DEFAULT_MAX_TEXT_BYTES as u64 + 1;
     match path {
@@ -59,14 +89,18 @@ fn lines(report: &Report<'_>) -> String {
     lines
 }
 
-fn verify(path: &str) -> ExitCode {
+fn verify(path: &str, options: &LabelerOptions) -> ExitCode {
     let check = || -> Result<String> {
         let file = BundleFile::open(path)?;
         let bundle = file.verify()?;
-        let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new())?;
+        let labeler = Labeler::from_bundle(&bundle, options)?;
         let result = labeler.self_test(&bundle)?;
         let (difference, tolerance) = (result.max_difference, result.tolerance);
-        Ok(format!("{} golden texts, largest difference {difference} (allowed: {tolerance})\n", result.texts))
+        Ok(format!(
+            "signed by {}\n{} golden texts, largest difference {difference} (allowed: {tolerance})\n",
+            labeler.signer(),
+            result.texts
+        ))
     };
     finish(check(), ExitCode::from(1))
 }

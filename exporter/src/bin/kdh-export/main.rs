@@ -18,6 +18,8 @@ use kdh_runtime::BundleFile;
 use kdh_runtime::dataset::{self, Document};
 use serde_json::json;
 
+mod keys;
+
 /// Exports a trained student: ONNX, int8, the parity gate and the bundle.
 ///
 /// A student folder holds config.json, model.safetensors and vocab.txt as Hugging Face lays them out, and the trainer's
@@ -95,8 +97,9 @@ enum Command {
         output: PathBuf,
         /// What people write of the model: version, description, intended_use, limitations, licence
         ///
-        /// A JSON object of these texts; only version must be there. Without the file the version is 0 and the rest
-        /// empty.
+        /// A JSON object of these texts and perhaps rollback_counter, a number that a later release of the same model
+        /// raises when devices must not go back behind it; only version must be there. Without the file the version is 0
+        /// and the rest empty.
         #[arg(long, value_name = "FILE.json")]
         release: Option<PathBuf>,
         #[command(flatten)]
@@ -128,6 +131,8 @@ enum Command {
         #[arg(long)]
         embed_onnx: bool,
     },
+    Keygen(keys::KeygenArgs),
+    Sign(keys::SignArgs),
 }
 
 #[derive(Args)]
@@ -182,6 +187,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Lower { bundle, onnx, output, embed_onnx } => {
             lower_bundle(&bundle, onnx.as_deref(), &output, embed_onnx)
         }
+        Command::Keygen(args) => keys::keygen(&args),
+        Command::Sign(args) => keys::sign(&args),
         Command::Pack { student, data, output, release, bounds, embed_onnx, max_bytes, json } => {
             let release = release.as_deref().map(read_release).transpose()?.unwrap_or_default();
             let bundle = make_bundle(&student, &data, &release, &bounds, embed_onnx, max_bytes)?;

@@ -7,9 +7,10 @@ use anyhow::Context;
 use kdh_runtime::format::{Manifest, SectionKind};
 use kdh_runtime::{Bundle, Labeler, LabelerOptions};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
-use crate::verify::hex;
+use crate::verify::{hex, signer_json};
 use crate::{Outcome, print, print_json};
 
 /// Show what a bundle holds and what runs it
@@ -45,6 +46,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         digest: hex(&bundle.digest()),
         rollback_counter: bundle.rollback_counter(),
         trailer_bytes: bundle.trailer().len(),
+        signatures: signatures(&bundle),
+        signer: signer_json(labeler.signer()),
+        signed_by: labeler.signer().to_string(),
         sections: sections(&bundle),
         manifest,
         golden_texts: golden.cases().len(),
@@ -67,12 +71,24 @@ struct Inspection<'a> {
     digest: String,
     rollback_counter: u64,
     trailer_bytes: usize,
+    /// All that the bundle claims to have.
+    signatures: Vec<Signature>,
+    /// The trusted one.
+    signer: Value,
+    #[serde(skip)]
+    signed_by: String,
     sections: Vec<Section>,
     manifest: Manifest<'a>,
     golden_texts: usize,
     golden_tolerance: f32,
     engine: EngineReport<'a>,
     memory: Memory,
+}
+
+#[derive(Serialize)]
+struct Signature {
+    role: &'static str,
+    key: String,
 }
 
 #[derive(Serialize)]
@@ -106,6 +122,11 @@ impl Memory {
     }
 }
 
+fn signatures(bundle: &Bundle<'_>) -> Vec<Signature> {
+    let records = bundle.signatures().into_iter().flat_map(|records| records.iter());
+    records.map(|record| Signature { role: record.role.name(), key: record.key.to_string() }).collect()
+}
+
 fn sections(bundle: &Bundle<'_>) -> Vec<Section> {
     let section = |section: kdh_runtime::format::Section<'_>| Section {
         kind: section.kind,
@@ -128,6 +149,10 @@ fn table(inspection: &Inspection<'_>) -> String {
     row(&mut table, "digest", &inspection.digest);
     row(&mut table, "rollback counter", &inspection.rollback_counter);
     row(&mut table, "trailer", &format!("{} bytes", inspection.trailer_bytes));
+    for Signature { role, key } in &inspection.signatures {
+        row(&mut table, "signature", &format!("{role} key {key}"));
+    }
+    row(&mut table, "signed by", &inspection.signed_by);
     table.push_str("\nsection         bytes  sha256\n");
     for Section { name, bytes, sha256, .. } in &inspection.sections {
         let _ = writeln!(table, "{name:11} {bytes:9}  {sha256}");

@@ -23,6 +23,10 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// A bundle (.kdh) holds the model. Without --bundle it is the file that KDH_BUNDLE names, or models/default.kdh in the
 /// current folder.
 ///
+/// No bundle is used that nobody trusted has signed. --trust, or the file that KDH_TRUST names, says whose are: it has a line
+/// for each key, as `kdh-export keygen` writes them. Without either, the demonstration key of this repository counts, which
+/// signs the default bundle and is published, so that it proves nothing; every command then says so.
+///
 /// Results go to standard output, everything else to standard error; no text that was read ever goes to standard error.
 /// Exit code 0: done; 1: a check failed; 2: bad usage or bad input.
 #[derive(Parser)]

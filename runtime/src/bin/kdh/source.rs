@@ -10,11 +10,15 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use kdh_runtime::engine::Origin;
-use kdh_runtime::{BundleFile, EngineChoice, Kernels, Labeler, LabelerOptions};
+use kdh_runtime::format::KeyRole;
+use kdh_runtime::{BundleFile, EngineChoice, Kernels, Labeler, LabelerOptions, Signer, Trust};
 use serde::Serialize;
 
 const DEFAULT_BUNDLE: &str = "models/default.kdh";
 const BUNDLE_VARIABLE: &str = "KDH_BUNDLE";
+const TRUST_VARIABLE: &str = "KDH_TRUST";
+/// The key that signs the default bundle. Its secret half is published beside it.
+const DEMONSTRATION: &str = include_str!("../../../../examples/keys/demonstration.trust");
 
 #[derive(clap::Args)]
 pub(crate) struct BundleArgs {
@@ -59,6 +63,58 @@ pub(crate) struct EngineArgs {
     /// The ONNX graph, when the bundle leaves it out and tract is to run it
     #[arg(long, value_name = "FILE.onnx")]
     onnx: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// Whose bundles are taken.
+#[derive(clap::Args)]
+pub(crate) struct TrustArgs {
+    /// Take only bundles that a key of this trust file has signed; see `kdh --help` for the default
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+    /// Let test keys of the trust file count; not for devices in use
+    #[arg(long)]
+    allow_test_keys: bool,
+    /// Take bundles that nobody trusted has signed; for development
+    #[arg(long)]
+    allow_unsigned: bool,
+}
+
+impl TrustArgs {
+    /// What the user trusts: a file, or else the published demonstration key.
+    pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
+        let variable = || std::env::var_os(TRUST_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let trust = match self.trust.clone().or_else(variable) {
+            Some(path) => {
+                let named = || path.display().to_string();
+                let trust = Trust::parse(&fs::read_to_string(&path).with_context(named)?).with_context(named)?;
+                if self.allow_test_keys { trust.allow_test_keys() } else { trust }
+            }
+            None => Trust::parse(DEMONSTRATION)?.allow_test_keys(),
+        };
+        Ok(if self.allow_unsigned { trust.allow_unsigned() } else { trust })
+    }
+}
+
+/// Says on standard error what a test key is worth.
+pub(crate) fn note_signer(signer: &Signer) {
+    let note = match signer {
+        Signer::Key { role: KeyRole::Test, id, .. } if is_demonstration(signer) => format!(
+            "note: the bundle is signed by demonstration key {id}, whose secret is published: this does not prove who made \
+             it; give --trust"
+        ),
+        Signer::Key { role: KeyRole::Test, .. } => {
+            format!("note: the bundle is signed by a {signer}: not for devices in use")
+        }
+        _ => return,
+    };
+    let _ = writeln!(io::stderr(), "{note}");
+}
+
+fn is_demonstration(signer: &Signer) -> bool {
+    let Signer::Key { id, .. } = signer else { return false };
+    Trust::parse(DEMONSTRATION).is_ok_and(|trust| trust.keys().iter().any(|key| key.id() == *id))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -72,16 +128,16 @@ enum EngineArg {
 }
 
 impl EngineArgs {
-    pub(crate) fn options(&self, options: LabelerOptions) -> LabelerOptions {
-        let options = options.engine(match self.engine {
+    pub(crate) fn options(&self, options: LabelerOptions) -> anyhow::Result<LabelerOptions> {
+        let options = options.trust(self.trust.trust()?).engine(match self.engine {
             EngineArg::Arena => EngineChoice::Arena,
             EngineArg::Tract => EngineChoice::Tract,
             EngineArg::Auto => EngineChoice::Auto,
         });
-        match self.kernels {
+        Ok(match self.kernels {
             Some(kernels) => options.kernels(kernels),
             None => options,
-        }
+        })
     }
 
     /// The graph beside the bundle, if one is given.
@@ -92,11 +148,13 @@ impl EngineArgs {
 
     /// Builds the labeler of an open bundle.
     pub(crate) fn labeler_of(&self, file: &Arc<BundleFile>, options: LabelerOptions) -> anyhow::Result<Labeler> {
-        let options = self.options(options);
-        Ok(match self.graph()? {
+        let options = self.options(options)?;
+        let labeler = match self.graph()? {
             None => Labeler::from_shared(file.clone(), &options)?,
             Some(graph) => Labeler::with_graph(&file.verify()?, &graph, &options)?,
-        })
+        };
+        note_signer(labeler.signer());
+        Ok(labeler)
     }
 
     /// Opens a bundle and builds its labeler.

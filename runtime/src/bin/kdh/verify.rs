@@ -1,16 +1,16 @@
 //! `kdh verify`.
 
 use anyhow::{anyhow, bail};
-use kdh_runtime::{Bundle, BundleFile, Labeler, LabelerOptions, SelfTest, lower_bundle};
-use serde_json::json;
+use kdh_runtime::{Bundle, BundleFile, Labeler, LabelerOptions, SelfTest, Signer, lower_bundle};
+use serde_json::{Value, json};
 
 use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
 use crate::{Outcome, print, print_json};
 
 /// Check a bundle
 ///
-/// Checks every byte of the bundle against its digests, then labels the golden texts in it and compares the logits with
-/// those that the exporter recorded, within the tolerance that the bundle states. Exit code 1 when either fails.
+/// Checks every byte of the bundle against its digests, who has signed it, and its rollback counter, then labels the golden texts in it and compares the logits with
+/// those that the exporter recorded, within the tolerance that the bundle states. Exit code 1 when one of them fails.
 ///
 /// With --cross-check the ONNX graph, in the bundle or given with --onnx, is lowered again, and must give the stored
 /// program byte by byte.
@@ -38,6 +38,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             "ok": true,
             "bundle": shown.to_string(),
             "digest": hex(&bundle.digest()),
+            "rollback_counter": bundle.rollback_counter(),
+            "signer": signer_json(labeler.signer()),
             "self_test": {
                 "texts": texts,
                 "max_difference": max_difference,
@@ -48,8 +50,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }))?,
         Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, .. })) => print(&format!(
             "{shown}: ok\n{texts} golden texts, largest difference of a logit {max_difference} (allowed: {tolerance})\n\
-             {}digest {}\n{}\n",
+             {}signed by {}\ndigest {}\n{}\n",
             if args.cross_check { "the graph lowers to the stored program\n" } else { "" },
+            labeler.signer(),
             hex(&bundle.digest()),
             EngineReport::new(labeler)
         ))?,
@@ -63,11 +66,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 fn check<'f>(file: &'f BundleFile, args: &Args) -> anyhow::Result<(Bundle<'f>, Labeler, SelfTest)> {
     let bundle = file.verify()?;
-    let (options, graph) = (args.engine.options(LabelerOptions::new()), args.engine.graph()?);
+    let (options, graph) = (args.engine.options(LabelerOptions::new())?, args.engine.graph()?);
     let labeler = match &graph {
         None => Labeler::from_bundle(&bundle, &options)?,
         Some(graph) => Labeler::with_graph(&bundle, graph, &options)?,
     };
+    source::note_signer(labeler.signer());
     let self_test = labeler.self_test(&bundle)?;
     if args.cross_check {
         let stored = bundle.program().transpose()?.ok_or_else(|| anyhow!("the bundle stores no program to check"))?;
@@ -76,6 +80,16 @@ fn check<'f>(file: &'f BundleFile, args: &Args) -> anyhow::Result<(Bundle<'f>, L
         }
     }
     Ok((bundle, labeler, self_test))
+}
+
+/// `null` when nobody that is trusted has signed.
+pub(crate) fn signer_json(signer: &Signer) -> Value {
+    match signer {
+        Signer::Key { role, id, label, .. } => {
+            json!({ "role": role.name(), "key": id.to_string(), "label": label.as_str() })
+        }
+        _ => Value::Null,
+    }
 }
 
 /// Bytes as hexadecimal digits.
