@@ -180,7 +180,16 @@ mod tests {
         let output = b.bench(&["--bundle", "<b>.kdh"]);
         assert_eq!(output.status.code(), Some(2));
         let mut command = Command::new(env!("CARGO_BIN_EXE_kdh"));
-        command.args(["bench", "--allow-unsigned", "--bundle", "<b>.kdh", "--html", "page.html", "--deadline-ms", "1e6"]);
+        command.args([
+            "bench",
+            "--allow-unsigned",
+            "--bundle",
+            "<b>.kdh",
+            "--html",
+            "page.html",
+            "--deadline-ms",
+            "1e6",
+        ]);
         command.args(["--tokens", "4,12", "--iterations", "30", "--warm-up", "0"]).current_dir(b.0.path());
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

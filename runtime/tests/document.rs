@@ -135,7 +135,8 @@ mod tests {
         let mut parts = Parts::of_tiny();
         parts.manifest.head = kdh_format::Head::Mean;
         let bytes = parts.bytes();
-        let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
+        let labeler =
+            Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
         let text = "the cells divided. ".repeat(200);
         let found = whole(&labeler, &DocumentOptions::new(), &text);
         assert!(found.windows > 3);
@@ -225,7 +226,8 @@ mod tests {
         let mut parts = Parts::of_tiny();
         parts.manifest.max_tokens -= 1;
         let bytes = parts.bytes();
-        let other = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
+        let other =
+            Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
         assert_eq!(other.document(&mut scratch, &options).unwrap_err(), LabelError::ForeignScratch);
     }
 

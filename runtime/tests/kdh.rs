@@ -419,8 +419,10 @@ mod tests {
         let b = Folder::new();
         b.write("note.txt", SECRET);
         let program = Path::new(env!("CARGO_BIN_EXE_kdh"));
-        let script =
-            format!("'{}' label --allow-unsigned --bundle tiny.kdh note.txt | true; echo ${{PIPESTATUS[0]}}", program.display());
+        let script = format!(
+            "'{}' label --allow-unsigned --bundle tiny.kdh note.txt | true; echo ${{PIPESTATUS[0]}}",
+            program.display()
+        );
         let output = Command::new("bash").args(["-c", &script]).current_dir(b.0.path()).output().unwrap();
         assert_eq!((stdout(&output).trim(), &output.stderr[..]), ("0", &b""[..]));
     }

@@ -100,7 +100,8 @@ fn labelling_allocates_nothing() {
 fn documents_allocate_nothing() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
     let bytes = std::fs::read(path).unwrap();
-    let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
+    let labeler =
+        Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
     // White space, so that the stream fills more often than the windows, which take the time.
     let note =
         format!("The tumour cells divided, TNF-\u{3b1} rose. Caf\u{e9}-au-lait spots were seen.{}", " ".repeat(900));
