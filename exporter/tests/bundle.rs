@@ -89,6 +89,7 @@ fn every_architecture_lowers() {
     }
 }
 
+/// Verifies: R-013
 #[test]
 fn the_gate_refuses() {
     let bounds = Bounds { micro_f1_loss: -1.1, flip_rate: 1.0 };

@@ -25,6 +25,7 @@ const TIE_MARGIN: f64 = 1e-4;
 /// Where one integer flips at a tie, the logits move by the noise of int8 itself: their distance from f32.
 const INT8_NOISE: f32 = 0.1;
 
+/// Verifies: R-013
 #[test]
 fn f32_graph_is_the_model() {
     for (architecture, head) in students() {
@@ -39,6 +40,7 @@ fn f32_graph_is_the_model() {
     }
 }
 
+/// Verifies: R-013
 #[test]
 fn int8_graph_has_the_stated_integers() {
     let lengths: Vec<usize> = (0..60).map(|index| 2 + index % 4).collect();

@@ -35,6 +35,7 @@ fn is_what_the_arithmetic_says() {
     }
 }
 
+/// Verifies: R-006
 #[test]
 fn all_kernels_and_scratches_give_the_same_bits() {
     for (number, size) in SIZES.into_iter().enumerate() {
@@ -58,6 +59,8 @@ fn all_kernels_and_scratches_give_the_same_bits() {
 }
 
 /// The logits' bits do not depend on the machine: these digests hold on every processor and operating system.
+///
+/// Verifies: R-006
 #[test]
 fn bits_are_those_of_every_machine() {
     const DIGESTS: [u64; 5] = [
@@ -113,6 +116,7 @@ fn stored_programs_are_the_same() {
     }
 }
 
+/// Verifies: R-019
 #[test]
 fn damaged_programs_are_refused_or_run() {
     let size = SIZES[0];
@@ -143,6 +147,7 @@ fn damaged_programs_are_refused_or_run() {
     assert!(refused > 2 * ran);
 }
 
+/// Verifies: R-009
 #[test]
 fn bad_input_is_an_error() {
     let size = SIZES[0];

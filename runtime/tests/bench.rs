@@ -146,6 +146,7 @@ mod tests {
         assert!(b.json(&["--duration", "0", "--tokens", "4,5"])["samples"].as_u64().unwrap() >= 2);
     }
 
+    /// Verifies: R-018
     #[test]
     fn a_missed_deadline_is_exit_code_1() {
         let b = Folder::new();

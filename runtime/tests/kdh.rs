@@ -119,6 +119,7 @@ mod tests {
         assert_eq!((&from_file["truncated"], &from_file["sentences"]), (&false.into(), &2.into()));
     }
 
+    /// Verifies: R-008
     #[test]
     fn label_says_what_it_cut() {
         let b = Folder::new();
@@ -134,6 +135,7 @@ mod tests {
         refused(&b.run(&["label", "--bundle", "tiny.kdh", "long.txt", "--on-overflow", "refuse"]), "400 tokens");
     }
 
+    /// Verifies
     #[test]
     fn label_refuses_bad_texts() {
         let b = Folder::new();
@@ -154,6 +156,7 @@ mod tests {
         refused(&b.run_with_input(&["label", "--bundle", "tiny.kdh"], b"\xff"), "standard input: not UTF-8 at byte 0");
     }
 
+    /// Verifies: R-002
     #[test]
     fn every_command_refuses_bad_bundles() {
         let b = Folder::new();
@@ -197,6 +200,7 @@ mod tests {
         refused(&missing, "missing.kdh: cannot open");
     }
 
+    /// Verifies: R-011
     #[test]
     fn verify_checks_bytes_and_logits() {
         let b = Folder::new();
@@ -381,6 +385,7 @@ mod tests {
         assert!(human.stderr.is_empty());
     }
 
+    /// Verifies: R-009
     #[test]
     fn eval_refuses_bad_data() {
         let b = Folder::new();

@@ -55,6 +55,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-010
     #[test]
     fn says_which_sentences_carry_a_label() {
         let labeler = labeler();
@@ -89,6 +90,7 @@ mod tests {
         check(&labeler.label(&mut scratch, "x").unwrap(), "x");
     }
 
+    /// Verifies: R-008
     #[test]
     fn truncates_or_refuses_what_is_too_long() {
         let text = "1 2 3; ".repeat(100);
@@ -136,6 +138,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-007
     #[test]
     fn threads_share_a_labeler() {
         let labeler = labeler();
@@ -153,6 +156,7 @@ mod tests {
         });
     }
 
+    /// Verifies: R-007
     #[test]
     fn says_the_same_whatever_came_before() {
         let (labeler, other) = (labeler(), labeler());
@@ -195,6 +199,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-003
     #[test]
     fn shows_no_text_in_debug() {
         let labeler = labeler();
@@ -206,6 +211,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-011
     #[test]
     fn self_test_agrees_with_the_exporter() {
         let bundle = Bundle::parse(TINY).unwrap();
@@ -217,6 +223,7 @@ mod tests {
         assert!(Labeler::from_bundle(&bundle, &strict).unwrap().self_test(&bundle).is_ok());
     }
 
+    /// Verifies: R-011
     #[test]
     fn self_test_finds_a_difference() {
         let mut parts = Parts::of_tiny();
@@ -274,6 +281,8 @@ mod tests {
     }
 
     /// A graph whose digests are right may still be nonsense: any answer is good, a panic or an endless run is not.
+    ///
+    /// Verifies: R-019
     #[test]
     fn survives_changed_graphs() {
         let good = Parts::of_tiny().graph;
@@ -332,6 +341,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
+        /// Verifies: R-009
         #[test]
         fn labels_any_text(text in prop_oneof![any::<String>(), "[a-z. \\n]{0,300}", "(\\PC[.!?]?\\s?){0,200}"]) {
             thread_local!(static LABELER: Labeler = labeler());

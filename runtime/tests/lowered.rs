@@ -86,6 +86,8 @@ mod tests {
 
     /// `ARITHMETIC.md` says why two engines' int8 logits differ, and that the difference is that of int8 from f32, which
     /// the golden tolerance is twice of.
+    ///
+    /// Verifies: R-014
     #[test]
     fn the_default_bundle_decides_alike_on_both_engines() {
         let file = BundleFile::open(root().join("models/default.kdh")).unwrap();
@@ -122,6 +124,7 @@ mod tests {
         assert!(f64::from(flips) <= 0.005 * f64::from(logits), "{flips} of {logits} decisions differ");
     }
 
+    /// Verifies: R-006
     #[test]
     fn kernels_give_the_same_reports() {
         let bundle = Bundle::parse(TINY).unwrap();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use kdh_runtime::metrics::{evaluate, micro_f1};
 use serde_json::Value;
 
+/// Verifies: R-015
 #[test]
 fn equals_scikit_learn() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("data/metrics.json")).unwrap();

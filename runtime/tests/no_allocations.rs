@@ -50,6 +50,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// Verifies: R-004
 #[test]
 fn labelling_allocates_nothing() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");

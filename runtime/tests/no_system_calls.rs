@@ -12,6 +12,7 @@ use kdh_runtime::{Bundle, DocumentOptions, Labeler, LabelerOptions};
 /// Tells the test that it is the process to be watched, and what to do.
 const TASK: &str = "KDH_TEST_SYSTEM_CALLS";
 
+/// Verifies: R-005
 #[test]
 fn labelling_makes_no_system_call() {
     if let Ok(task) = std::env::var(TASK) {

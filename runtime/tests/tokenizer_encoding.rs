@@ -111,6 +111,7 @@ fn sentences_that_make_no_sense_are_ignored_or_cut() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Verifies: R-010
     #[test]
     fn any_text_and_sentences(
         text in text(),

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use support::{Pair, corpora, fetched_vocabularies, text, unicode_vocabulary, vocabulary};
 
+/// Verifies: R-012
 #[test]
 fn every_document_of_the_corpora() {
     let documents = corpora();
@@ -28,6 +29,7 @@ static UNICODE: LazyLock<[Pair; 2]> = LazyLock::new(|| {
     [true, false].map(|lowercase| Pair::new(&vocabulary, lowercase))
 });
 
+/// Verifies: R-012
 #[test]
 fn every_character_in_context_in_lower_case() {
     every_character_in_context(&UNICODE[0]);
@@ -65,6 +67,7 @@ fn every_character_in_context(pair: &Pair) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Verifies: R-012
     #[test]
     fn any_text(text in text()) {
         for pair in &*UNICODE {
@@ -72,6 +75,7 @@ proptest! {
         }
     }
 
+    /// Verifies: R-010
     #[test]
     fn tokens_are_in_order_and_on_character_boundaries(text in text()) {
         for pair in &*UNICODE {

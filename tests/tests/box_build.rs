@@ -8,6 +8,7 @@ use kdh_tests::{json, program, refused, root, succeed};
 
 const FEATURES: [&str; 6] = ["-p", "kdh-runtime", "--no-default-features", "--features", "mmap", "--locked"];
 
+/// Verifies
 #[test]
 fn the_box_build_is_small_and_gives_the_same_bits() {
     let kdh_box = build();
@@ -47,6 +48,7 @@ fn the_box_build_is_small_and_gives_the_same_bits() {
     }
 }
 
+/// Verifies: R-016
 #[test]
 fn the_box_build_has_few_crates_and_no_reader_of_graphs() {
     let mut cargo = Command::new(env!("CARGO"));

@@ -2,6 +2,7 @@
 
 use kdh_tests::{corpora, json, program, root, succeed};
 
+/// Verifies: R-017
 #[test]
 fn the_default_bundle_is_what_its_card_says() {
     let dev = corpora().join("hoc/dev.jsonl");

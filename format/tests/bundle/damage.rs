@@ -15,6 +15,7 @@ fn read(bytes: &[u8]) -> bool {
     true
 }
 
+/// Verifies: R-001
 #[test]
 fn every_flipped_bit_is_found() {
     let good = files::small().bytes();
@@ -28,6 +29,7 @@ fn every_flipped_bit_is_found() {
     }
 }
 
+/// Verifies: R-001
 #[test]
 fn every_truncation_is_found() {
     let good = files::small().bytes();
@@ -47,6 +49,8 @@ proptest! {
     }
 
     /// The valid preamble stands in front, so that the rest of the reader is reached.
+    ///
+    /// Verifies: R-002
     #[test]
     fn any_bytes_behind_a_preamble(rest in prop::collection::vec(any::<u8>(), 0..2048)) {
         let mut bytes = files::small().bytes();
@@ -80,6 +84,7 @@ proptest! {
         read(&raw.bytes());
     }
 
+    /// Verifies: R-002
     #[test]
     fn any_table(
         fields in prop::collection::vec((0_u32..9, 0_u32..3, any::<Option<u64>>(), any::<Option<u64>>()), 0..8),

@@ -90,6 +90,7 @@ fn a_program_stands_for_the_graph() {
     assert!(Bundle::parse(&raw.bytes()).is_ok());
 }
 
+/// Verifies: R-003
 #[test]
 fn debug_shows_no_content() {
     let bytes = committed();

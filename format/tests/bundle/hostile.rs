@@ -23,6 +23,7 @@ fn read(bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Verifies: R-002
 #[test]
 fn every_file_is_refused_with_its_error() {
     let cases = cases();
@@ -36,6 +37,7 @@ fn every_file_is_refused_with_its_error() {
     assert_eq!(files, cases.len(), "a file in hostile/ is not described here");
 }
 
+/// Verifies: R-003
 #[test]
 fn errors_say_what_to_do() {
     for (name, _, refusal) in cases() {
