@@ -173,10 +173,10 @@ fn claims_in(source: &str, file: &str, found: &mut BTreeMap<Claim, BTreeSet<Stri
     for line in source.lines().map(str::trim) {
         if let Some(list) = line.strip_prefix("/// Verifies:") {
             ids.extend(list.trim().trim_end_matches('.').split(',').map(|id| id.trim().to_owned()));
-        } else if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next()) {
-            if !ids.is_empty() {
-                found.insert(Claim { test: name.to_owned(), file: file.to_owned() }, std::mem::take(&mut ids));
-            }
+        } else if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next())
+            && !ids.is_empty()
+        {
+            found.insert(Claim { test: name.to_owned(), file: file.to_owned() }, std::mem::take(&mut ids));
         }
     }
 }
