@@ -7,14 +7,23 @@
 
 use core::fmt;
 
+use zeroize::Zeroize;
+
 use crate::kernels::Kernels;
 #[cfg(feature = "tract")]
 use crate::lower::{LowerError, lower};
 use crate::program::{ALIGNMENT, Program};
 
+pub use self::limits::Limits;
+pub(crate) use self::scrub::Reference;
+pub use self::scrub::{Scrub, ScrubError, Scrubbed};
+pub use self::stop::{Cancel, Stop};
 pub use crate::program::Shape;
 
 mod arena;
+mod limits;
+mod scrub;
+mod stop;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -24,6 +33,7 @@ pub struct Engine {
     shape: Shape,
     kernels: Vec<String>,
     origin: Origin,
+    reference: Option<Reference>,
     #[cfg(feature = "tract")]
     not_lowered: Option<LowerError>,
 }
@@ -66,10 +76,20 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`EngineError`] when the processor does not have the kernels.
+    /// [`EngineError`] when the processor does not have the kernels, or the program needs more than [`Limits::new`] allows.
     pub fn from_program(program: Program, kernels: Option<Kernels>) -> Result<Self, EngineError> {
+        Self::from_stored(program, kernels, &Limits::new(), None)
+    }
+
+    /// `reference` is what the weights must stay; otherwise it is what they are now.
+    pub(crate) fn from_stored(
+        program: Program,
+        kernels: Option<Kernels>,
+        limits: &Limits,
+        reference: Option<Reference>,
+    ) -> Result<Self, EngineError> {
         let origin = if program.weights_in_place() { Origin::InPlace } else { Origin::Copied };
-        Self::on_arena(program, kernels, origin)
+        Self::on_arena(program, kernels, origin, limits, reference)
     }
 
     /// Reads an ONNX model: lowers it to a program if that is possible and `choice` allows it, otherwise optimises it for
@@ -88,21 +108,41 @@ impl Engine {
         choice: EngineChoice,
         kernels: Option<Kernels>,
     ) -> Result<Self, EngineError> {
+        Self::from_graph(model, shape, choice, kernels, &Limits::new())
+    }
+
+    #[cfg(feature = "tract")]
+    pub(crate) fn from_graph(
+        model: &[u8],
+        shape: Shape,
+        choice: EngineChoice,
+        kernels: Option<Kernels>,
+        limits: &Limits,
+    ) -> Result<Self, EngineError> {
         let not_lowered = match choice {
             EngineChoice::Tract => None,
             EngineChoice::Auto | EngineChoice::Arena => match lower(model, shape) {
-                Ok(program) => return Self::on_arena(program, kernels, Origin::Lowered),
+                Ok(program) => return Self::on_arena(program, kernels, Origin::Lowered, limits, None),
                 Err(error) if choice == EngineChoice::Arena => return Err(EngineError::Lower(error)),
                 Err(error) => Some(error),
             },
         };
         let graph = tract::Graph::new(model)?;
         let kernels = graph.kernels().to_vec();
-        let engine = Self { runner: Runner::Tract(graph), shape, kernels, origin: Origin::Graph, not_lowered };
+        let engine =
+            Self { runner: Runner::Tract(graph), shape, kernels, origin: Origin::Graph, reference: None, not_lowered };
         engine.tried(&[SHORTEST, shape.max_tokens])
     }
 
-    fn on_arena(program: Program, kernels: Option<Kernels>, origin: Origin) -> Result<Self, EngineError> {
+    fn on_arena(
+        program: Program,
+        kernels: Option<Kernels>,
+        origin: Origin,
+        limits: &Limits,
+        reference: Option<Reference>,
+    ) -> Result<Self, EngineError> {
+        limits.check(&program)?;
+        let reference = reference.unwrap_or_else(|| Reference::of_weights(program.weights().bytes()));
         let kernels = kernels.unwrap_or_else(Kernels::detect);
         let shape = program.shape();
         let arena = arena::Arena::new(program, kernels).ok_or(EngineError::Kernels(kernels))?;
@@ -111,6 +151,7 @@ impl Engine {
             shape,
             kernels: vec![kernels.name().into()],
             origin,
+            reference: Some(reference),
             #[cfg(feature = "tract")]
             not_lowered: None,
         };
@@ -127,7 +168,20 @@ impl Engine {
 
     /// Memory for one thread's runs.
     pub fn scratch(&self) -> EngineScratch<'static> {
-        EngineScratch { memory: Memory::Owned(vec![0; self.memory_required()]), layout: self.layout() }
+        EngineScratch::new(Memory::Owned(vec![0; self.memory_required()]), self.layout())
+    }
+
+    /// As [`scratch`](Self::scratch), for a machine that may not have the memory.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::OutOfMemory`].
+    pub fn try_scratch(&self) -> Result<EngineScratch<'static>, EngineError> {
+        let bytes = self.memory_required();
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(bytes).map_err(|_| EngineError::OutOfMemory { bytes })?;
+        memory.resize(bytes, 0);
+        Ok(EngineScratch::new(Memory::Owned(memory), self.layout()))
     }
 
     /// One thread's runs in the caller's memory.
@@ -140,7 +194,7 @@ impl Engine {
         if memory.len() < required {
             return Err(ScratchTooSmall { required, given: memory.len() });
         }
-        Ok(EngineScratch { memory: Memory::Borrowed(memory), layout: self.layout() })
+        Ok(EngineScratch::new(Memory::Borrowed(memory), self.layout()))
     }
 
     /// A scratch in the first bytes of `memory`, and the bytes behind it, which begin at a multiple of 4. It takes as few as it
@@ -148,7 +202,7 @@ impl Engine {
     pub(crate) fn split_scratch<'m>(&self, memory: &'m mut [u8]) -> Option<(EngineScratch<'m>, &'m mut [u8])> {
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         let (memory, rest) = memory.split_at_mut_checked(start.checked_add(self.arena_len())?)?;
-        Some((EngineScratch { memory: Memory::Borrowed(memory), layout: self.layout() }, rest))
+        Some((EngineScratch::new(Memory::Borrowed(memory), self.layout()), rest))
     }
 
     /// Runs the model on one text: `ids` and `sentence_ids` have one entry a token, the special tokens included; a
@@ -156,7 +210,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`RunError`] when the input or the scratch does not fit the model. It says nothing of the input.
+    /// [`RunError`] when the input or the scratch does not fit the model, or the scratch's [`Stop`] was due between two
+    /// steps. It says nothing of the input.
     pub fn run<'s>(
         &self,
         scratch: &'s mut EngineScratch<'_>,
@@ -224,12 +279,15 @@ impl Engine {
         let fits = scratch.layout == self.layout()
             && ids.len() == sentence_ids.len()
             && (1..=self.shape.max_tokens).contains(&ids.len());
-        let memory = scratch.arena_mut().filter(|_| fits).ok_or(RunError)?;
+        if scratch.stop.is_due() {
+            return Err(RunError::Stopped);
+        }
+        let (memory, stop) = scratch.arena_mut().filter(|_| fits).ok_or(RunError::Failed)?;
         match &self.runner {
-            Runner::Arena(arena) => arena.run(memory, ids, sentence_ids),
+            Runner::Arena(arena) => arena.run(memory, stop, ids, sentence_ids),
             #[cfg(feature = "tract")]
             // The cause is dropped: tract's errors may show the values of tensors, which come from the text.
-            Runner::Tract(graph) => self.run_graph(graph, memory, ids, sentence_ids).map_err(|_| RunError),
+            Runner::Tract(graph) => self.run_graph(graph, memory, ids, sentence_ids).map_err(|_| RunError::Failed),
         }
     }
 
@@ -250,7 +308,7 @@ impl Engine {
 
     /// Runs inputs of these lengths, or the longest if that is shorter.
     fn tried(self, lengths: &[usize]) -> Result<Self, EngineError> {
-        let mut scratch = self.scratch();
+        let mut scratch = self.try_scratch()?;
         for &tokens in lengths {
             self.try_run(&mut scratch, tokens.min(self.shape.max_tokens))?;
         }
@@ -268,7 +326,7 @@ impl Engine {
         let failed = |error| EngineError::Input { tokens, error };
         #[cfg(feature = "tract")]
         if let Runner::Tract(graph) = &self.runner {
-            let memory = scratch.arena_mut().unwrap_or_default();
+            let memory = scratch.arena_mut().map(|(memory, _)| memory).unwrap_or_default();
             return self.run_graph(graph, memory, &ids, &sentence_ids).map_err(failed);
         }
         self.run_in(scratch, &ids, &sentence_ids).map_err(|error| failed(GraphError(error.to_string())))
@@ -287,9 +345,12 @@ impl fmt::Debug for Engine {
 }
 
 /// Memory of one thread's runs: of its own, or the caller's.
+///
+/// When it is dropped, its memory is overwritten with zeros.
 pub struct EngineScratch<'m> {
     memory: Memory<'m>,
     layout: Layout,
+    stop: Stop,
 }
 
 /// Where the logits lie, in an arena of `len` bytes: first byte and number of each.
@@ -305,12 +366,27 @@ enum Memory<'m> {
     Borrowed(&'m mut [u8]),
 }
 
-impl EngineScratch<'_> {
+impl<'m> EngineScratch<'m> {
+    fn new(memory: Memory<'m>, layout: Layout) -> Self {
+        Self { memory, layout, stop: Stop::new() }
+    }
+
     /// Overwrites all that the last text has left.
     pub fn zeroize(&mut self) {
-        self.bytes_mut().fill(0);
-        // Nothing reads the zeros, which would let the compiler leave them out.
-        core::hint::black_box(self.bytes_mut());
+        self.memory_mut().zeroize();
+    }
+
+    /// When runs must end early, from now on. Nothing of it is kept by [`zeroize`](Self::zeroize) or changed by a run.
+    pub fn set_stop(&mut self, stop: Stop) {
+        self.stop = stop;
+    }
+
+    /// The memory itself. A run reads nothing that it has not written, so whatever is put here changes no result.
+    pub fn memory_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Owned(bytes) => bytes,
+            Memory::Borrowed(bytes) => bytes,
+        }
     }
 
     /// The logits of the last run.
@@ -328,18 +404,20 @@ impl EngineScratch<'_> {
     }
 
     /// At a multiple of 64.
-    fn arena_mut(&mut self) -> Option<&mut [u8]> {
+    fn arena_mut(&mut self) -> Option<(&mut [u8], &Stop)> {
         let len = self.layout.len;
-        let bytes = self.bytes_mut();
-        let start = bytes.as_ptr().align_offset(ALIGNMENT);
-        bytes.get_mut(start..start.checked_add(len)?)
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match &mut self.memory {
-            Memory::Owned(bytes) => bytes,
+        let bytes = match &mut self.memory {
+            Memory::Owned(bytes) => bytes.as_mut_slice(),
             Memory::Borrowed(bytes) => bytes,
-        }
+        };
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        Some((bytes.get_mut(start..start.checked_add(len)?)?, &self.stop))
+    }
+}
+
+impl Drop for EngineScratch<'_> {
+    fn drop(&mut self) {
+        self.zeroize();
     }
 }
 
@@ -404,6 +482,25 @@ pub enum EngineError {
     },
     /// The processor does not have these kernels.
     Kernels(Kernels),
+    /// A text could take more memory than the limits allow.
+    Memory {
+        /// Bytes that a scratch would take.
+        required: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// A text could take more arithmetic than the limits allow.
+    MultiplyAdds {
+        /// Multiply-adds of the longest text.
+        required: u64,
+        /// Multiply-adds allowed.
+        max: u64,
+    },
+    /// The system does not give the memory.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// The arena is asked for, and the model cannot be lowered.
     #[cfg(feature = "tract")]
     Lower(LowerError),
@@ -420,6 +517,18 @@ impl fmt::Display for EngineError {
             }
             #[cfg(feature = "tract")]
             Self::Lower(error) => write!(f, "the bundle's graph does not run on the arena: {error}"),
+            Self::Memory { required, max } => write!(
+                f,
+                "the model takes {required} bytes for a text, {max} are allowed; raise max_memory if you trust the bundle"
+            ),
+            Self::MultiplyAdds { required, max } => write!(
+                f,
+                "the model takes {required} multiply-adds for its longest text, {max} are allowed; raise \
+                 max_multiply_adds if you trust the bundle"
+            ),
+            Self::OutOfMemory { bytes } => {
+                write!(f, "the system does not give {bytes} bytes; free memory, or take a smaller model")
+            }
             Self::Kernels(kernels) => {
                 write!(f, "this processor does not have the kernels `{kernels}`; let the engine choose")
             }
@@ -433,14 +542,23 @@ impl core::error::Error for EngineError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphError(String);
 
-/// The engine failed on an input. It says no more, so that nothing of the text can get out.
+/// The engine gives no logits for an input. It says no more, so that nothing of the text can get out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct RunError;
+pub enum RunError {
+    /// The input or the scratch does not fit the model.
+    #[default]
+    Failed,
+    /// The scratch's [`Stop`] was due.
+    Stopped,
+}
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the engine failed on the text; check the bundle with `kdh verify`")
+        f.write_str(match self {
+            Self::Failed => "the engine failed on the text; check the bundle with `kdh verify`",
+            Self::Stopped => "the text's time was up before its labels were found; allow more, or give a shorter text",
+        })
     }
 }
 

@@ -7,7 +7,9 @@ use kdh_format::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, ScratchTooSmall, Shape};
+use crate::engine::{
+    Engine, EngineChoice, EngineError, EngineScratch, Limits, Reference, RunError, ScratchTooSmall, Shape, Stop,
+};
 use crate::file::BundleFile;
 use crate::kernels::Kernels;
 use crate::program::{Program, ProgramError};
@@ -116,6 +118,16 @@ impl Labeler {
     /// memory that labelling a text takes beside the stack.
     pub fn memory_required(&self) -> usize {
         Encoding::memory_required(self.max_tokens, self.max_sentences) + self.engine.memory_required()
+    }
+
+    /// As [`scratch`](Self::scratch), for a machine that may not have the memory.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::OutOfMemory`].
+    pub fn try_scratch(&self) -> Result<Scratch<'static>, EngineError> {
+        let engine = self.engine.try_scratch()?;
+        Ok(Scratch { limits: self.limits(), encoding: Encoding::new(self.max_tokens, self.max_sentences), engine })
     }
 
     /// Memory for one thread's texts.
@@ -234,7 +246,7 @@ impl Labeler {
     /// Second step: logits, into the scratch.
     pub(crate) fn run(&self, scratch: &mut Scratch<'_>) -> Result<(), LabelError> {
         let Scratch { encoding, engine, .. } = scratch;
-        let logits = self.engine.run(engine, encoding.ids(), encoding.sentence_ids()).map_err(LabelError::Engine)?;
+        let logits = self.engine.run(engine, encoding.ids(), encoding.sentence_ids()).map_err(LabelError::from)?;
         let labels = self.labels.len();
         let sentences = logits.sentences.get(..encoding.sentences().len() * labels);
         let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
@@ -331,12 +343,39 @@ impl fmt::Debug for Labeler {
     }
 }
 
-/// Memory for the texts of one thread; [`Labeler::scratch`] and [`Labeler::scratch_in`] make it. It holds what came of the last text.
+/// Memory for the texts of one thread; [`Labeler::scratch`] and [`Labeler::scratch_in`] make it. It holds what came of the
+/// last text until the next one, or [`zeroize`](Self::zeroize); when it is dropped, it is overwritten with zeros.
 pub struct Scratch<'m> {
     /// Of the labeler that it was made for: tokens, sentences, labels.
     limits: [usize; 3],
     pub(crate) encoding: Encoding<'m>,
     pub(crate) engine: EngineScratch<'m>,
+}
+
+impl Scratch<'_> {
+    /// Overwrites all that the last text has left.
+    pub fn zeroize(&mut self) {
+        self.encoding.zeroize();
+        self.engine.zeroize();
+    }
+
+    /// When texts that are labelled with this scratch must be given up, from now on: [`LabelError::DeadlineExceeded`].
+    ///
+    /// ```
+    /// # use std::time::{Duration, Instant};
+    /// # use kdh_runtime::{Bundle, LabelError, Labeler, LabelerOptions, engine::Stop};
+    /// # let bundle = Bundle::parse(include_bytes!("../tests/data/tiny.kdh")).unwrap();
+    /// # let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()).unwrap();
+    /// let mut scratch = labeler.scratch();
+    /// scratch.set_stop(Stop::new().deadline(Instant::now() + Duration::from_secs(5)));
+    /// assert!(labeler.label(&mut scratch, "The cells divided.").is_ok());
+    ///
+    /// scratch.set_stop(Stop::new().deadline(Instant::now()));
+    /// assert_eq!(labeler.label(&mut scratch, "The cells divided."), Err(LabelError::DeadlineExceeded));
+    /// ```
+    pub fn set_stop(&mut self, stop: Stop) {
+        self.engine.set_stop(stop);
+    }
 }
 
 /// Shows nothing of the last text.
@@ -354,6 +393,7 @@ pub struct LabelerOptions {
     engine: EngineChoice,
     kernels: Option<Kernels>,
     trust: Trust,
+    limits: Limits,
 }
 
 impl LabelerOptions {
@@ -368,6 +408,7 @@ impl LabelerOptions {
             engine: EngineChoice::Auto,
             kernels: None,
             trust: Trust::new(),
+            limits: Limits::new(),
         }
     }
 
@@ -412,6 +453,13 @@ impl LabelerOptions {
     #[must_use]
     pub fn kernels(mut self, kernels: Kernels) -> Self {
         self.kernels = Some(kernels);
+        self
+    }
+
+    /// What a bundle's model may take for one text; a bundle that could take more is refused.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 }
@@ -520,6 +568,8 @@ pub enum LabelError {
     Sentences,
     /// The scratch was made by the labeler of another model.
     ForeignScratch,
+    /// The scratch's [`Stop`] was due before the labels were found.
+    DeadlineExceeded,
     /// The engine failed.
     Engine(RunError),
     /// A logit is infinite or not a number.
@@ -543,6 +593,7 @@ impl fmt::Display for LabelError {
             Self::ForeignScratch => {
                 f.write_str("the scratch belongs to another model; make one with this labeler's `scratch`")
             }
+            Self::DeadlineExceeded => RunError::Stopped.fmt(f),
             Self::Engine(error) => error.fmt(f),
             Self::NotFinite => {
                 f.write_str("the model gave a logit that is not a finite number; check the bundle with `kdh verify`")
@@ -552,6 +603,15 @@ impl fmt::Display for LabelError {
 }
 
 impl core::error::Error for LabelError {}
+
+impl From<RunError> for LabelError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Stopped => Self::DeadlineExceeded,
+            error => Self::Engine(error),
+        }
+    }
+}
 
 struct Label {
     code: String,
@@ -600,13 +660,22 @@ fn engine(
         if program.shape() != shape {
             return Err(BuildError::Shape { program: program.shape(), bundle: shape });
         }
-        return Engine::from_program(program, options.kernels).map_err(BuildError::Engine);
+        let reference = reference(bundle, &program);
+        return Engine::from_stored(program, options.kernels, &options.limits, reference).map_err(BuildError::Engine);
     }
     #[cfg(feature = "tract")]
     if let Some(graph) = graph.or_else(|| bundle.section(SectionKind::Onnx)) {
-        return Engine::from_onnx(graph, shape, options.engine, options.kernels).map_err(BuildError::Engine);
+        return Engine::from_graph(graph, shape, options.engine, options.kernels, &options.limits)
+            .map_err(BuildError::Engine);
     }
     Err(BuildError::NoGraph)
+}
+
+/// What the weights of a stored program must stay: the end of a section whose digest the bundle has.
+fn reference(bundle: &Bundle<'_>, program: &Program) -> Option<Reference> {
+    let section = bundle.sections().find(|section| section.kind == SectionKind::Program as u32)?;
+    let before = section.bytes.get(..section.bytes.len().checked_sub(program.weights_len())?)?;
+    Some(Reference::new(before, section.sha256))
 }
 
 fn shape(manifest: &Manifest<'_>, tokenizer: &Tokenizer) -> Shape {

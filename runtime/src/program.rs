@@ -209,7 +209,7 @@ impl Program {
     ///
     /// [`ProgramError`] when the bytes are not a program that can be run.
     pub fn parse(bytes: &[u8]) -> Result<Self, ProgramError> {
-        wire::read(bytes, |range| Ok(Weights::copied(bytes.get(range).ok_or(ProgramError::Malformed("weights"))?)))
+        wire::read(bytes, |range| Weights::copied(bytes.get(range).ok_or(ProgramError::Malformed("weights"))?))
     }
 
     /// Reads a program that is the bytes `range` of `owner`, and leaves the weights where they are if they lie at a
@@ -224,7 +224,7 @@ impl Program {
     ) -> Result<Self, ProgramError> {
         let bytes = (*owner).as_ref().get(range.clone()).ok_or(ProgramError::Malformed("length"))?;
         wire::read(bytes, |weights| {
-            Ok(Weights::shared(owner.clone(), range.start + weights.start..range.start + weights.end))
+            Weights::shared(owner.clone(), range.start + weights.start..range.start + weights.end)
         })
     }
 
@@ -246,6 +246,22 @@ impl Program {
     /// Bytes that a run writes to: the arena of one thread. All else is only read.
     pub fn memory_required(&self) -> usize {
         self.plan.arena_len()
+    }
+
+    /// Multiply-adds of matrix products for a text of `tokens` tokens, or the longest: nearly all of its arithmetic.
+    pub fn multiply_adds(&self, tokens: usize) -> u64 {
+        let width = |rows: &Rows| u64::from(self.widths.get(rows.index()).copied().unwrap_or_default());
+        let tokens = tokens.min(self.shape.max_tokens) as u64;
+        // No product overflows: a check has bounded widths, tokens, sentences and labels.
+        let of_step = |step: &Step| match step {
+            Step::Embed { .. } => 0,
+            Step::Linear { linear, .. } => tokens * u64::from(linear.outputs) * u64::from(linear.inputs),
+            Step::Attention { output, .. } => 2 * tokens * tokens * width(output),
+            Step::Head { linear, .. } => {
+                (self.shape.max_sentences as u64 + 1) * u64::from(linear.outputs) * u64::from(linear.inputs)
+            }
+        };
+        self.steps.iter().map(of_step).fold(0, u64::saturating_add)
     }
 
     /// Bytes of the weights.
@@ -318,6 +334,11 @@ pub enum ProgramError {
     Mismatch(&'static str),
     /// A number is beyond what the engine takes: which.
     OutOfRange(&'static str),
+    /// The system does not give the memory for the weights.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// Programs run on little-endian processors only.
     BigEndian,
 }
@@ -334,6 +355,12 @@ impl fmt::Display for ProgramError {
             Self::Malformed(part) => write!(f, "the stored program's {part} cannot be right; pack the bundle again"),
             Self::Mismatch(parts) => write!(f, "parts of the program do not fit each other: {parts}"),
             Self::OutOfRange(number) => write!(f, "the engine does not take a program with this {number}"),
+            Self::OutOfMemory { bytes } => {
+                write!(
+                    f,
+                    "the system does not give {bytes} bytes for the weights; free memory, or map the bundle's file"
+                )
+            }
             Self::BigEndian => f.write_str("programs run on little-endian processors only"),
         }
     }

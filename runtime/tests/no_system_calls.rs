@@ -6,7 +6,9 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
 
+use kdh_runtime::engine::{Cancel, Stop};
 use kdh_runtime::{Bundle, DocumentOptions, Labeler, LabelerOptions};
 
 /// Tells the test that it is the process to be watched, and what to do.
@@ -18,8 +20,12 @@ fn labelling_makes_no_system_call() {
     if let Ok(task) = std::env::var(TASK) {
         watched(&task);
     }
-    let status = run("label");
-    assert_eq!(status.code(), Some(0), "{status}");
+    for task in ["label", "cancel"] {
+        let status = run(task);
+        assert_eq!(status.code(), Some(0), "{task}: {status}");
+    }
+    // Whether a look at the clock is a system call is up to the machine; the documentation of `Stop` says so.
+    println!("with a deadline: {}", run("deadline"));
     // The filter filters.
     let status = run("call");
     assert_eq!(status.signal(), Some(libc::SIGSYS), "{status}");
@@ -40,6 +46,13 @@ fn watched(task: &str) -> ! {
         (1..40).map(|words| "Cells divided, and no vessel grew. ".repeat(words * words / 8)).collect();
     let mut scratch = labeler.scratch();
     let (mut document_scratch, document) = (labeler.document_scratch(), texts.concat());
+    let cancel = Cancel::new();
+    if task == "cancel" {
+        scratch.set_stop(Stop::new().cancel(&cancel));
+    }
+    if task == "deadline" {
+        scratch.set_stop(Stop::new().deadline(Instant::now() + Duration::from_secs(3600)));
+    }
     forbid_system_calls();
     if task == "call" {
         // SAFETY: takes and changes nothing.

@@ -1,6 +1,6 @@
 use core::ops::Range;
 
-use super::RunError;
+use super::{RunError, Stop};
 use crate::kernels::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, Kernels, LinearF32, LinearI8, NormView, Task, exp, ln,
 };
@@ -27,13 +27,23 @@ impl Arena {
 
     /// Runs the program in `memory`, which must have [`Program::memory_required`] bytes at a multiple of 64. Neither
     /// allocates, locks, calls the system nor panics.
-    pub(super) fn run(&self, memory: &mut [u8], ids: &[u32], sentence_ids: &[i32]) -> Result<(), RunError> {
+    pub(super) fn run(
+        &self,
+        memory: &mut [u8],
+        stop: &Stop,
+        ids: &[u32],
+        sentence_ids: &[i32],
+    ) -> Result<(), RunError> {
         let shape = self.program.shape();
         if ids.len() != sentence_ids.len() || !(1..=shape.max_tokens).contains(&ids.len()) {
-            return Err(RunError);
+            return Err(RunError::Failed);
         }
-        let run = Run { program: &self.program, memory, ids, sentence_ids };
-        self.kernels.dispatch(run).flatten().ok_or(RunError)
+        let run = Run { program: &self.program, memory, stop, ids, sentence_ids };
+        match self.kernels.dispatch(run).flatten() {
+            Some(Ended::Done) => Ok(()),
+            Some(Ended::Stopped) => Err(RunError::Stopped),
+            None => Err(RunError::Failed),
+        }
     }
 }
 
@@ -42,15 +52,25 @@ impl Arena {
 struct Run<'a> {
     program: &'a Program,
     memory: &'a mut [u8],
+    stop: &'a Stop,
     ids: &'a [u32],
     sentence_ids: &'a [i32],
 }
 
-impl Task for Run<'_> {
-    type Output = Option<()>;
+/// How a run ends that did not fail.
+enum Ended {
+    Done,
+    Stopped,
+}
 
-    fn run<F: Family>(mut self, kernels: F) -> Option<()> {
+impl Task for Run<'_> {
+    type Output = Option<Ended>;
+
+    fn run<F: Family>(mut self, kernels: F) -> Option<Ended> {
         for (index, step) in self.program.steps().iter().enumerate() {
+            if self.stop.is_due() {
+                return Some(Ended::Stopped);
+            }
             let work = self.program.plan().work(index);
             match *step {
                 Step::Embed { words, positions, norm, output } => {
@@ -65,7 +85,7 @@ impl Task for Run<'_> {
                 Step::Head { input, linear, document } => self.head(kernels, input, linear, document, work)?,
             }
         }
-        Some(())
+        Some(Ended::Done)
     }
 }
 

@@ -192,13 +192,13 @@ impl ProgramBuilder {
     ///
     /// [`ProgramError`] says what does not fit.
     pub fn finish(self) -> Result<Program, ProgramError> {
-        Program::assemble(self.shape, self.widths, self.steps, Weights::copied(&self.weights))
+        Program::assemble(self.shape, self.widths, self.steps, Weights::copied(&self.weights)?)
     }
 
     /// The weights alone, for tests of what multiplies them.
     #[cfg(test)]
     pub(crate) fn into_weights(self) -> Weights {
-        Weights::copied(&self.weights)
+        Weights::copied(&self.weights).unwrap()
     }
 
     fn rows(&mut self, width: u32) -> Rows {

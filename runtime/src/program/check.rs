@@ -1,3 +1,5 @@
+use core::cell::Cell;
+
 use kdh_format::{MAX_LABELS, MAX_SENTENCES, MAX_TOKENS};
 
 use super::weights::Weights;
@@ -11,6 +13,10 @@ const MAX_WIDTH: usize = 1 << 15;
 /// Most steps of a program: 1,000 layers.
 pub(super) const MAX_STEPS: usize = 4096;
 
+/// How often each byte of the weights may be used, on average: layers may share weights, as ALBERT's do, but many steps over
+/// the same bytes must not make a small file long to check.
+const MAX_SHARING: u64 = 64;
+
 /// Checks that the steps fit each other, the shape and the weights, so that running them only ever reads what is there.
 pub(super) fn check(shape: &Shape, widths: &[u32], steps: &[Step], weights: &Weights) -> Result<(), ProgramError> {
     in_range(shape.labels, MAX_LABELS, "number of labels")?;
@@ -19,7 +25,8 @@ pub(super) fn check(shape: &Shape, widths: &[u32], steps: &[Step], weights: &Wei
     in_range(shape.vocabulary, u32::MAX as usize, "vocabulary")?;
     in_range(steps.len(), MAX_STEPS, "number of steps")?;
     let last = steps.len() - 1;
-    let mut checker = Checker { shape, widths, weights, written: 0 };
+    let mut checker =
+        Checker { shape, widths, weights, written: 0, unread: Cell::new(MAX_SHARING * weights.bytes().len() as u64) };
     for (index, step) in steps.iter().enumerate() {
         let (first_step, last_step) = (matches!(step, Step::Embed { .. }), matches!(step, Step::Head { .. }));
         fits((index == 0) == first_step && (index == last) == last_step, "first an embedding, last a head")?;
@@ -34,6 +41,8 @@ struct Checker<'p> {
     weights: &'p Weights,
     /// Rows are numbered in the order in which they are written.
     written: usize,
+    /// Bytes of weights that may still be read.
+    unread: Cell<u64>,
 }
 
 impl Checker<'_> {
@@ -120,12 +129,13 @@ impl Checker<'_> {
     fn vector(&self, vector: Vector) -> Result<(), ProgramError> {
         self.aligned(vector.offset)?;
         let values = self.weights.vector(vector).ok_or(ProgramError::Malformed("weights"))?;
+        self.read_once(size_of_val(values))?;
         let padding = values.get(vector.len as usize..).unwrap_or_default();
         fits(padding.iter().all(|value| value.to_bits() == 0), "padding of zeros")
     }
 
     fn table(&self, table: Table) -> Result<(), ProgramError> {
-        let len = table.rows as usize * table.width as usize;
+        let len = (table.rows as usize).checked_mul(table.width as usize).ok_or(ProgramError::Malformed("weights"))?;
         match table.values {
             TableValues::I8 { values, scales } => {
                 fits(scales.len == table.rows, "an int8 table and its scales")?;
@@ -172,7 +182,16 @@ impl Checker<'_> {
 
     fn view<T: bytemuck::AnyBitPattern>(&self, offset: u32, len: usize) -> Result<&[T], ProgramError> {
         self.aligned(offset)?;
-        self.weights.view(offset, len).ok_or(ProgramError::Malformed("weights"))
+        let values = self.weights.view(offset, len).ok_or(ProgramError::Malformed("weights"))?;
+        self.read_once(size_of_val(values))?;
+        Ok(values)
+    }
+
+    fn read_once(&self, bytes: usize) -> Result<(), ProgramError> {
+        let unread =
+            self.unread.get().checked_sub(bytes as u64).ok_or(ProgramError::OutOfRange("sharing of weights"))?;
+        self.unread.set(unread);
+        Ok(())
     }
 
     fn aligned(&self, offset: u32) -> Result<(), ProgramError> {

@@ -1,7 +1,7 @@
 use core::ops::Range;
 use std::sync::Arc;
 
-use super::{ALIGNMENT, Vector};
+use super::{ALIGNMENT, ProgramError, Vector};
 
 /// The bytes of all weights, at a multiple of 64 in memory: owned, or inside something shared, such as a mapped file.
 #[derive(Clone)]
@@ -22,19 +22,22 @@ enum Holder {
 }
 
 impl Weights {
-    pub(super) fn copied(bytes: &[u8]) -> Self {
-        let mut memory = vec![0; bytes.len() + ALIGNMENT];
+    pub(super) fn copied(bytes: &[u8]) -> Result<Self, ProgramError> {
+        let len = bytes.len() + ALIGNMENT;
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(len).map_err(|_| ProgramError::OutOfMemory { bytes: len })?;
+        memory.resize(len, 0);
         // A `Vec` that is never resized keeps its place in memory.
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         memory[start..start + bytes.len()].copy_from_slice(bytes);
-        Self(Holder::Owned { memory: Arc::new(memory), start, len: bytes.len() })
+        Ok(Self(Holder::Owned { memory: Arc::new(memory), start, len: bytes.len() }))
     }
 
     /// `range` must lie inside the owner's bytes.
-    pub(super) fn shared(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
+    pub(super) fn shared(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<Self, ProgramError> {
         let bytes = (*owner).as_ref().get(range.clone()).unwrap_or_default();
         if bytes.as_ptr().align_offset(ALIGNMENT) == 0 {
-            Self(Holder::Shared { owner, range })
+            Ok(Self(Holder::Shared { owner, range }))
         } else {
             Self::copied(bytes)
         }

@@ -114,6 +114,15 @@ impl<'m> Encoding<'m> {
         self.unknown_tokens
     }
 
+    /// Overwrites all that the last text has left. It is done on drop, too.
+    pub fn zeroize(&mut self) {
+        self.ids.zeroize();
+        self.sentence_ids.zeroize();
+        self.sentences.zeroize();
+        self.text_tokens = 0;
+        self.unknown_tokens = 0;
+    }
+
     pub(super) fn fill(&mut self, tokenizer: &Tokenizer, text: &str, sentences: impl Iterator<Item = Range<usize>>) {
         self.ids.clear();
         self.sentence_ids.clear();
@@ -150,6 +159,12 @@ impl<'m> Encoding<'m> {
             }
         }
         self.sentences.len() as i32 - 1
+    }
+}
+
+impl Drop for Encoding<'_> {
+    fn drop(&mut self) {
+        self.zeroize();
     }
 }
 

@@ -1,6 +1,7 @@
 use core::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
+use zeroize::Zeroize;
 
 /// A list of bounded length that never allocates: in memory of its own, or in the caller's.
 pub(super) struct List<'m, T> {
@@ -22,6 +23,12 @@ impl<'m, T: Pod> List<'m, T> {
 
     pub(super) fn clear(&mut self) {
         self.len = 0;
+    }
+
+    /// Empties the list and overwrites its memory.
+    pub(super) fn zeroize(&mut self) {
+        self.len = 0;
+        bytemuck::cast_slice_mut::<T, u8>(self.memory.values_mut()).zeroize();
     }
 
     /// Adds a value; a full list stays as it is.

@@ -1,8 +1,10 @@
+use std::collections::TryReserveError;
+
 /// Byte strings and their ids in a double-array trie (Aoe, "An Efficient Digital Search Algorithm by Using a
 /// Double-Array Structure", 1989), with the exclusive-or addressing of Yata: the child of a node for a byte is slot
 /// `base ^ byte`. No two nodes share a base, so the byte in a slot is enough to tell whose child it is.
 pub(super) struct Trie {
-    slots: Box<[Slot]>,
+    slots: Vec<Slot>,
 }
 
 /// A position in the trie: the base of a node.
@@ -38,7 +40,14 @@ impl Trie {
     /// One trie for several sets of keys, with a root for each.
     ///
     /// Of equal keys the highest id stays. Empty keys and keys with a zero byte are left out. Ids are below 2^24 - 1.
-    pub(super) fn new<const N: usize>(sets: [&mut Vec<(&[u8], u32)>; N], roots: &mut [Node; N]) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When there is not enough memory.
+    pub(super) fn new<const N: usize>(
+        sets: [&mut Vec<(&[u8], u32)>; N],
+        roots: &mut [Node; N],
+    ) -> Result<Self, TryReserveError> {
         let mut builder = Builder::default();
         for (keys, root) in sets.into_iter().zip(roots) {
             keys.retain(|(key, _)| !key.is_empty() && !key.contains(&0));
@@ -50,9 +59,9 @@ impl Trie {
                 }
                 equal
             });
-            *root = Node(builder.insert(keys));
+            *root = Node(builder.insert(keys)?);
         }
-        Self { slots: builder.slots.into_boxed_slice() }
+        Ok(Self { slots: builder.slots })
     }
 
     /// The id and length of the longest key below `root` that is a prefix of `bytes`.
@@ -74,7 +83,7 @@ impl Trie {
     }
 
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.slots)
+        self.slots.capacity() * size_of::<Slot>()
     }
 }
 
@@ -92,11 +101,11 @@ struct Builder {
 
 impl Builder {
     /// Inserts sorted, distinct, non-empty keys and returns the base of their root.
-    fn insert(&mut self, keys: &[(&[u8], u32)]) -> u32 {
+    fn insert(&mut self, keys: &[(&[u8], u32)]) -> Result<u32, TryReserveError> {
         if keys.is_empty() {
-            return 0;
+            return Ok(0);
         }
-        let root = self.place(&children(keys, 0));
+        let root = self.place(&children(keys, 0))?;
         // A node whose keys are `keys[range]`, which share their first `depth` bytes, and its base.
         let mut pending = vec![(keys, 0, root)];
         while let Some((keys, depth, base)) = pending.pop() {
@@ -106,20 +115,20 @@ impl Builder {
                     (key, id) if key.len() == depth + 1 => (Some(id), &group[1..]),
                     _ => (None, group),
                 };
-                let below = if longer.is_empty() { 0 } else { self.place(&children(longer, depth + 1)) };
+                let below = if longer.is_empty() { 0 } else { self.place(&children(longer, depth + 1))? };
                 self.slots[base as usize ^ usize::from(byte)] = Slot::new(byte, below, id);
                 if !longer.is_empty() {
                     pending.push((longer, depth + 1, below));
                 }
             }
         }
-        root
+        Ok(root)
     }
 
     /// Finds a base with free slots for `bytes` and takes them.
     ///
     /// Base 0 stays without a node: it is the base of leaves, and the byte in slot `byte` is never `byte` then.
-    fn place(&mut self, bytes: &[u8]) -> u32 {
+    fn place(&mut self, bytes: &[u8]) -> Result<u32, TryReserveError> {
         let first_word = (self.slots.len().saturating_sub(OPEN_BLOCKS * BLOCK)) / 64;
         let found = (first_word..self.free.len()).find_map(|word| {
             let mut free = self.free[word];
@@ -133,25 +142,31 @@ impl Builder {
             }
             None
         });
-        let base = found.unwrap_or_else(|| self.grow());
+        let base = match found {
+            Some(base) => base,
+            None => self.grow()?,
+        };
         self.used[base / 64] |= 1 << (base % 64);
         for &byte in bytes {
             let slot = base ^ usize::from(byte);
             self.free[slot / 64] &= !(1 << (slot % 64));
         }
-        base as u32
+        Ok(base as u32)
     }
 
     /// Adds a block and returns an unused base in it.
-    fn grow(&mut self) -> usize {
+    fn grow(&mut self) -> Result<usize, TryReserveError> {
         let start = self.slots.len();
+        self.slots.try_reserve(BLOCK)?;
+        self.free.try_reserve(BLOCK / 64)?;
+        self.used.try_reserve(BLOCK / 64)?;
         self.slots.resize(start + BLOCK, Slot::default());
         self.free.resize(self.free.len() + BLOCK / 64, u64::MAX);
         self.used.resize(self.used.len() + BLOCK / 64, 0);
         if start == 0 {
             self.used[0] |= 1;
         }
-        start + 1
+        Ok(start + 1)
     }
 }
 

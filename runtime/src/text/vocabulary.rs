@@ -28,6 +28,10 @@ impl Vocabulary {
         }
         let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
         let (mut start, mut continuation) = (Vec::new(), Vec::new());
+        let tokens = lines.split(|&byte| byte == b'\n').take(MAX_TOKENS);
+        let continuations = tokens.clone().filter(|line| line.starts_with(CONTINUATION)).count();
+        start.try_reserve_exact(tokens.count() - continuations).map_err(|_| VocabularyError::OutOfMemory)?;
+        continuation.try_reserve_exact(continuations).map_err(|_| VocabularyError::OutOfMemory)?;
         let mut len = 0;
         for (index, line) in lines.split(|&byte| byte == b'\n').enumerate() {
             if index >= MAX_TOKENS {
@@ -46,7 +50,7 @@ impl Vocabulary {
             len = index + 1;
         }
         let mut roots = [Node::default(); 2];
-        let trie = Trie::new([&mut start, &mut continuation], &mut roots);
+        let trie = Trie::new([&mut start, &mut continuation], &mut roots).map_err(|_| VocabularyError::OutOfMemory)?;
         Ok(Self { len, trie, start: roots[0], continuation: roots[1] })
     }
 
@@ -81,6 +85,8 @@ pub enum VocabularyError {
     TooLarge,
     /// The file has more than 1,048,576 lines.
     TooManyTokens,
+    /// The system does not give the memory.
+    OutOfMemory,
     /// A line is not UTF-8.
     NotUtf8 {
         /// Its number, counted from 1.
@@ -106,6 +112,7 @@ impl fmt::Display for VocabularyError {
                 write!(f, "the vocabulary is longer than 16 MiB: is it a vocab.txt with one token a line?")
             }
             Self::TooManyTokens => write!(f, "the vocabulary has more than {MAX_TOKENS} lines: prune it"),
+            Self::OutOfMemory => write!(f, "the system does not give the memory: free some, or prune the vocabulary"),
             Self::NotUtf8 { line } => {
                 write!(f, "line {line} of the vocabulary is not UTF-8: is it a vocab.txt with one token a line?")
             }

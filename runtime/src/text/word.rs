@@ -1,5 +1,7 @@
 use core::ops::Range;
 
+use zeroize::Zeroize;
+
 /// Longest word that has pieces, in normalised characters.
 pub(super) const MAX_CHARS: usize = 100;
 
@@ -118,6 +120,14 @@ impl Word {
             next += 1;
         }
         (start.min(end)..end, next)
+    }
+}
+
+/// A word is a part of the text, and the stack that it lies on is used by others.
+impl Drop for Word {
+    fn drop(&mut self) {
+        self.chars.zeroize();
+        self.utf8.zeroize();
     }
 }
 
