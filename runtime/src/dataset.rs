@@ -24,8 +24,10 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+mod concatenation;
 mod leakage;
 
+pub use concatenation::concatenate;
 pub use leakage::{Leak, LeakKind, NEAR_DUPLICATE_SIMILARITY, leakage};
 
 /// Longest line that a reader accepts, in bytes without the line feed.

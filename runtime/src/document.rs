@@ -2,7 +2,7 @@ use core::fmt;
 
 pub use self::aggregate::Aggregation;
 
-use crate::engine::EngineScratch;
+use crate::engine::{EngineScratch, Stop};
 use crate::labeler::{Counts, LabelError, Labeler};
 use crate::report::{Report, evidence};
 use crate::text::is_space;
@@ -96,11 +96,33 @@ impl DocumentOptions {
     }
 }
 
-/// Memory for the documents of one thread; [`Labeler::document_scratch`] makes it. It holds the end of the last document.
+/// Memory for the documents of one thread; [`Labeler::document_scratch`] makes it. It holds the end of the last document until
+/// the next one, or [`zeroize`](Self::zeroize); when it is dropped, it is overwritten with zeros.
 pub struct DocumentScratch {
     limits: [usize; 3],
     stream: Stream,
     work: Work,
+}
+
+impl DocumentScratch {
+    /// Overwrites all that the last document has left.
+    pub fn zeroize(&mut self) {
+        self.stream.zeroize();
+        self.work.window.zeroize();
+        self.work.engine.zeroize();
+        self.work.clear();
+    }
+
+    /// When documents that are labelled with this scratch must be given up, from now on: [`LabelError::DeadlineExceeded`].
+    pub fn set_stop(&mut self, stop: Stop) {
+        self.work.engine.set_stop(stop);
+    }
+}
+
+impl Drop for DocumentScratch {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
 }
 
 impl Labeler {
@@ -264,7 +286,7 @@ impl Work {
     /// Runs the model on the window.
     fn run(&mut self, labeler: &Labeler) -> Result<(), LabelError> {
         let (ids, sentence_ids) = self.window.close(labeler.tokenizer());
-        let logits = labeler.engine().run(&mut self.engine, ids, sentence_ids).map_err(LabelError::Engine)?;
+        let logits = labeler.engine().run(&mut self.engine, ids, sentence_ids)?;
         let (labels, sentences) = (self.labels.len(), self.window.sentences().len());
         let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
         if !finite(logits.document) || !logits.sentences.get(..sentences * labels).is_some_and(finite) {

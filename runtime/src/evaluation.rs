@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::benchmark::Sorted;
 use crate::dataset::{self, DatasetError, Document};
+use crate::document::DocumentOptions;
 use crate::labeler::{LabelError, Labeler, Overflow};
 use crate::metrics::{Metrics, MetricsError, evaluate};
 use crate::report::Report;
@@ -14,7 +15,8 @@ use crate::text::Sentences;
 
 /// Labels `documents` one after the other and scores the labels; `done` is called after each document with its report.
 ///
-/// Texts of too many tokens are truncated and counted, whatever the labeler's options say.
+/// A text that is more than the model takes goes through it in `windows`; the sentences of those are the box's. Without
+/// `windows`, and with [`Boundaries::Corpus`], it is truncated. Both are counted, whatever the labeler's options say.
 ///
 /// # Errors
 ///
@@ -24,15 +26,18 @@ pub fn run(
     labeler: &Labeler,
     documents: &[Document],
     boundaries: Boundaries,
+    windows: Option<&DocumentOptions>,
     mut done: impl FnMut(&Document, &Report<'_>),
 ) -> Result<Evaluation, EvaluationError> {
     let codes: Vec<&str> = labeler.codes().collect();
     let thresholds: Vec<f32> = labeler.thresholds().collect();
     let truth = dataset::truth(documents, &codes).map_err(EvaluationError::Data)?;
+    let windows = windows.filter(|_| boundaries == Boundaries::Box);
     let mut scratch = labeler.scratch();
+    let mut document_scratch = windows.map(|_| labeler.document_scratch());
     let mut probabilities = Vec::with_capacity(truth.len());
     let [mut tokenize, mut encoder, mut total, mut tokens] = [const { Vec::new() }; 4];
-    let (mut truncated, mut unknown) = (0, 0);
+    let (mut truncated, mut windowed, mut unknown) = (0, 0, 0);
     for (index, document) in documents.iter().enumerate() {
         let at_line = |error| EvaluationError::Label { line: index + 1, error };
         let text = document.text.as_str();
@@ -49,9 +54,18 @@ pub fn run(
         }
         .map_err(at_line)?;
         let encoded = Instant::now();
-        labeler.run(&mut scratch).map_err(at_line)?;
-        let ran = Instant::now();
-        let report = labeler.decide(&scratch);
+        let (report, ran) = match (windows, &mut document_scratch) {
+            (Some(options), Some(document_scratch)) if labeler.overflows(&scratch) => {
+                let document = labeler.label_document(document_scratch, options, text).map_err(at_line)?;
+                windowed += usize::from(document.windows > 1);
+                (document.report, Instant::now())
+            }
+            _ => {
+                labeler.run(&mut scratch).map_err(at_line)?;
+                let ran = Instant::now();
+                (labeler.decide(&scratch), ran)
+            }
+        };
         let end = Instant::now();
 
         probabilities.extend(report.labels.iter().map(|label| label.probability));
@@ -66,6 +80,7 @@ pub fn run(
     let metrics = evaluate(&codes, &truth, &probabilities, &thresholds).map_err(EvaluationError::Metrics)?;
     let text_tokens: f64 = tokens.iter().sum();
     Ok(Evaluation {
+        total_ms: total.clone(),
         metrics,
         boundaries,
         latency_ms: Latency {
@@ -76,6 +91,7 @@ pub fn run(
         tokens_per_text: Distribution::new(tokens),
         unknown_token_rate: if text_tokens > 0.0 { unknown as f64 / text_tokens } else { 0.0 },
         truncated,
+        windowed,
     })
 }
 
@@ -101,12 +117,17 @@ pub struct Evaluation {
     pub boundaries: Boundaries,
     /// Time for one text, in milliseconds.
     pub latency_ms: Latency,
+    /// Milliseconds of each text, from text to report, in the order of the documents. Not serialised.
+    #[serde(skip)]
+    pub total_ms: Vec<f64>,
     /// Tokens of a whole text, without special tokens.
     pub tokens_per_text: Distribution,
     /// Share of the tokens that stand for words that the vocabulary cannot spell.
     pub unknown_token_rate: f64,
     /// Texts of which the model has not seen all.
     pub truncated: usize,
+    /// Texts that took more than one window.
+    pub windowed: usize,
 }
 
 /// Time for one text, in milliseconds.

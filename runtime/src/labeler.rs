@@ -294,6 +294,13 @@ impl Labeler {
         &self.tokenizer
     }
 
+    /// Whether the encoded text may be more than the model takes: tokens are missing, or its last sentence may be several.
+    #[cfg(feature = "eval")]
+    pub(crate) fn overflows(&self, scratch: &Scratch<'_>) -> bool {
+        let encoding = &scratch.encoding;
+        encoding.kept_tokens() < encoding.text_tokens() || encoding.sentences().len() == self.max_sentences
+    }
+
     pub(crate) fn head(&self) -> Head {
         self.head
     }

@@ -124,15 +124,96 @@ mod tests {
     fn label_says_what_it_cut() {
         let b = Folder::new();
         b.write("long.txt", "1 2 3; ".repeat(100));
-        let output = b.run(&["label", "--bundle", "tiny.kdh", "long.txt"]);
+        let windows = b.run(&["label", "--bundle", "tiny.kdh", "long.txt"]);
+        assert!(stdout(&windows).contains("5 windows, all tokens seen"), "{}", stdout(&windows));
+        let whole = json(&b.run(&["label", "--bundle", "tiny.kdh", "long.txt", "--json"]));
+        assert_eq!(
+            (&whole["truncated"], &whole["kept_tokens"], &whole["windows"]),
+            (&false.into(), &400.into(), &5.into())
+        );
+        let truncate = ["--on-overflow", "truncate"];
+        let output = b.run(&[&["label", "--bundle", "tiny.kdh", "long.txt"], &truncate[..]].concat());
         assert!(stdout(&output).contains("400 tokens"), "{}", stdout(&output));
         assert!(stdout(&output).contains("truncated: the model has seen the first 94 tokens only"));
-        let cut = json(&b.run(&["label", "--bundle", "tiny.kdh", "long.txt", "--json"]));
+        let cut = json(&b.run(&[&["label", "--bundle", "tiny.kdh", "long.txt", "--json"], &truncate[..]].concat()));
         assert_eq!(
             (&cut["truncated"], &cut["kept_tokens"], &cut["dropped_tokens"]),
             (&true.into(), &94.into(), &306.into())
         );
         refused(&b.run(&["label", "--bundle", "tiny.kdh", "long.txt", "--on-overflow", "refuse"]), "400 tokens");
+    }
+
+    #[test]
+    fn label_draws_a_page_that_runs_nothing() {
+        let b = Folder::new();
+        let hostile = "The cells </mark></div><script>alert(1)</script> divided slowly & \"quietly\". \u{1b}[2J\u{202e}\0 \
+                       <img src=x onerror='y'> No vessel grew.\n<b>caf\u{e9}</b> <!-- \u{4e2d}\u{6587}\u{3002}";
+        b.write("note.txt", hostile);
+        let output = b.run(&["label", "--bundle", "tiny.kdh", "note.txt", "--html", "page.html"]);
+        assert_eq!(output.status.code(), Some(0));
+        let page = std::fs::read_to_string(b.0.path().join("page.html")).unwrap();
+        for markup in ["<script", "<img", "<b>caf", "<!--", "</mark></div>", "\u{1b}", "\0"] {
+            assert!(!page.contains(markup), "{markup}");
+        }
+        assert!(page.contains("default-src 'none'") && page.contains("This page contains the text"));
+        assert!(page.contains("third label") && page.contains("<mark class=\""), "{page}");
+        // Nothing of the text is missing: the page without its markup has its characters.
+        let begin = page.find("dir=\"auto\">").unwrap() + 11;
+        let mut shown = page[begin..page[begin..].find("</div>").unwrap() + begin].to_owned();
+        for element in ["mark", "sup"] {
+            while let Some(start) = shown.find(&format!("<{element}")) {
+                let end = start + shown[start..].find('>').unwrap() + 1;
+                let close = start + shown[start..].find(&format!("</{element}>")).unwrap();
+                let inner = if element == "mark" { shown[end..close].to_owned() } else { String::new() };
+                shown.replace_range(start..close + element.len() + 3, &inner);
+            }
+        }
+        let entities = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&amp;", "&")];
+        for (entity, c) in entities {
+            shown = shown.replace(entity, c);
+        }
+        assert_eq!(shown, hostile.replace(['\0', '\u{1b}'], "\u{fffd}"));
+        refused(&b.run(&["label", "--bundle", "tiny.kdh", "note.txt", "--html", "no/page.html"]), "cannot write");
+    }
+
+    #[test]
+    fn eval_draws_a_page_without_text() {
+        let b = Folder::new();
+        let lines = (0..12).map(|number| {
+            let labels = if number % 3 == 0 { r#"["A", "B"]"# } else { "[]" };
+            format!("{{\"id\": \"<i{number}>\", \"text\": \"zebra cells {number}.\", \"labels\": {labels}}}\n")
+        });
+        b.write("data.jsonl", lines.collect::<String>());
+        let output = b.run(&["eval", "--bundle", "tiny.kdh", "data.jsonl", "--html", "page.html"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let page = std::fs::read_to_string(b.0.path().join("page.html")).unwrap();
+        assert_eq!(page.matches("<svg").count(), 3);
+        assert!(!page.contains("zebra") && !page.contains("<i") && page.contains("&lt;i0&gt;"));
+    }
+
+    #[test]
+    fn eval_measures_long_texts() {
+        let b = Folder::new();
+        let line = |id: usize, label: &str| {
+            let text = "The cells divided slowly. ".repeat(6);
+            format!("{{\"id\": \"{id}\", \"text\": \"{text}\", \"labels\": [\"{label}\"]}}\n")
+        };
+        b.write("data.jsonl", (0..5).map(|id| line(id, ["A", "B"][id % 2])).collect::<String>());
+        let eval =
+            |more: &[&str]| {
+                json(&b.run(
+                    &[&["eval", "--bundle", "tiny.kdh", "data.jsonl", "--json", "--concatenate", "2"], more].concat(),
+                ))
+            };
+        let windows = eval(&[]);
+        assert_eq!(
+            (&windows["documents"], &windows["truncated"], &windows["windowed"]),
+            (&3.into(), &0.into(), &2.into())
+        );
+        let max = eval(&["--aggregate", "max", "--overlap", "0"]);
+        assert_eq!((&max["truncated"], &max["windowed"]), (&0.into(), &2.into()));
+        let truncated = eval(&["--on-overflow", "truncate"]);
+        assert_eq!((&truncated["truncated"], &truncated["windowed"]), (&2.into(), &0.into()));
     }
 
     /// Verifies: R-003, R-009
@@ -150,9 +231,10 @@ mod tests {
         b.write("latin1.txt", [SECRET.as_bytes(), b" caf\xe9"].concat());
         refused(&label("latin1.txt"), "latin1.txt: not UTF-8 at byte 25");
         b.write("large.txt", SECRET.repeat(10 << 20 >> 4));
-        refused(&label("large.txt"), "large.txt: the text has more than 1048576 bytes");
+        let truncate = ["label", "--bundle", "tiny.kdh", "--on-overflow", "truncate"];
+        refused(&b.run(&[&truncate[..], &["large.txt"]].concat()), "large.txt: the text has more than 1048576 bytes");
         let large = SECRET.repeat(10 << 20 >> 4);
-        refused(&b.run_with_input(&["label", "--bundle", "tiny.kdh"], large.as_bytes()), "standard input: the text");
+        refused(&b.run_with_input(&truncate, large.as_bytes()), "standard input: the text");
         refused(&b.run_with_input(&["label", "--bundle", "tiny.kdh"], b"\xff"), "standard input: not UTF-8 at byte 0");
     }
 
@@ -408,7 +490,7 @@ mod tests {
     #[test]
     fn help_and_usage() {
         let b = Folder::new();
-        for command in ["", "label", "eval", "bench", "inspect", "verify"] {
+        for command in ["", "label", "watch", "eval", "bench", "inspect", "verify"] {
             let args = [command, "--help"];
             let output = b.run(args.strip_prefix(&[""]).unwrap_or(&args));
             assert_eq!(output.status.code(), Some(0));

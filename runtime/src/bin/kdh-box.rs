@@ -7,12 +7,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use kdh_runtime::{BundleFile, Labeler, LabelerOptions, Report, Trust};
+use kdh_runtime::{BundleFile, DocumentOptions, Labeler, LabelerOptions, Report, Trust};
 
 const USAGE: &str = "\
 Gives a clinical text its labels, offline.
 
-  kdh-box [WHOM] BUNDLE.kdh [TEXT]      label a UTF-8 file, or standard input
+  kdh-box [WHOM] BUNDLE.kdh [TEXT]      label a UTF-8 file, or standard input, of any length
   kdh-box [WHOM] --verify BUNDLE.kdh    label the golden texts of the bundle and compare
 
 WHOM says whose bundles are taken; without it none is:
@@ -66,15 +66,23 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn label(bundle: &str, path: Option<&str>, options: &LabelerOptions) -> Result<String> {
     let labeler = Labeler::from_file(BundleFile::open(bundle)?, options)?;
-    let mut bytes = Vec::new();
-    let limit = LabelerOptions::DEFAULT_MAX_TEXT_BYTES as u64 + 1;
-    match path {
-        Some(path) => File::open(path)?.take(limit).read_to_end(&mut bytes)?,
-        None => io::stdin().lock().take(limit).read_to_end(&mut bytes)?,
+    let mut scratch = labeler.document_scratch();
+    let mut document = labeler.document(&mut scratch, &DocumentOptions::new())?;
+    // The text is never held as a whole.
+    let mut input: Box<dyn Read> = match path {
+        Some(path) => Box::new(File::open(path)?),
+        None => Box::new(io::stdin().lock()),
     };
-    // The error of `String::from_utf8` holds the bytes.
-    let text = String::from_utf8(bytes).map_err(|_| "the text is not UTF-8; convert it")?;
-    Ok(lines(&labeler.label(&mut labeler.scratch(), &text)?))
+    let mut bytes = [0; 4096];
+    loop {
+        match input.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => document.push(&bytes[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(lines(&document.finish()?.report))
 }
 
 fn lines(report: &Report<'_>) -> String {

@@ -1,5 +1,7 @@
 use core::ops::Range;
 
+use zeroize::Zeroize;
+
 use crate::labeler::LabelError;
 use crate::text::{Sentences, is_space, is_undecided};
 
@@ -42,6 +44,12 @@ impl Stream {
         self.bytes.clear();
         self.offset = 0;
         self.line_before = 0;
+    }
+
+    /// Forgets all, and overwrites the bytes.
+    pub(super) fn zeroize(&mut self) {
+        self.bytes.zeroize();
+        self.clear();
     }
 
     /// Takes bytes until it is full, and says how many.

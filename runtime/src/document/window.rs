@@ -1,5 +1,7 @@
 use core::ops::{ControlFlow, Range};
 
+use zeroize::Zeroize;
+
 use crate::text::{Token, Tokenizer, is_space};
 
 /// The tokens of whole sentences, as many as the model takes.
@@ -57,6 +59,13 @@ impl Window {
         self.sentences.clear();
         self.counted = 0;
         self.seen = 0;
+    }
+
+    /// Forgets all, and overwrites the tokens.
+    pub(super) fn zeroize(&mut self) {
+        self.ids.zeroize();
+        self.sentence_ids.zeroize();
+        self.clear();
     }
 
     /// Most tokens of text that fit.

@@ -1,6 +1,7 @@
 //! `kdh eval`.
 
 use std::fmt::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -12,7 +13,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::source::{BundleArgs, EngineArgs, EngineReport};
+use crate::texts::TextArgs;
 use crate::{Outcome, print, print_json};
+
+mod charts;
+mod page;
 
 /// Measure a bundle on labelled texts
 ///
@@ -34,9 +39,17 @@ pub(crate) struct Args {
     /// Where sentences come from
     #[arg(long, value_enum, default_value = "box")]
     boundaries: BoundariesArg,
+    #[command(flatten)]
+    texts: TextArgs,
+    /// Measure with texts of so many consecutive ones joined, and the labels of all of them: what long texts cost
+    #[arg(long, value_name = "N", default_value = "1")]
+    concatenate: NonZeroUsize,
     /// Write every text's id, labels and logits to a file, JSON Lines, without the text: as `kdh-train eval` does
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+    /// Write a page with curves of each label, calibration, confusion, times and the worst errors, which it names by id
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -53,8 +66,8 @@ enum BoundariesArg {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = args.bundle.path()?;
     let data = || args.data.display().to_string();
-    let documents = dataset::read(&args.data).with_context(data)?;
-    let labeler = args.engine.labeler(&path, LabelerOptions::new())?;
+    let documents = dataset::concatenate(&dataset::read(&args.data).with_context(data)?, args.concatenate);
+    let labeler = args.engine.labeler(&path, args.texts.options(LabelerOptions::new()))?;
     let boundaries = match args.boundaries {
         BoundariesArg::Box => Boundaries::Box,
         BoundariesArg::Corpus => Boundaries::Corpus,
@@ -65,20 +78,38 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         progress.set_style(style);
     }
     let mut predictions = String::new();
-    let evaluation = evaluation::run(&labeler, &documents, boundaries, |document, report| {
-        if args.predictions.is_some() {
-            let (codes, logits): (Vec<&str>, Vec<f32>) =
-                report.labels.iter().map(|label| (label.code, label.logit)).unzip();
-            let line = json!({"id": document.id, "codes": codes, "labels": document.labels, "logits": logits});
-            let _ = writeln!(predictions, "{line}");
-        }
-        progress.inc(1);
-    });
+    let mut probabilities = Vec::new();
+    let evaluation =
+        evaluation::run(&labeler, &documents, boundaries, args.texts.windows().as_ref(), |document, report| {
+            if args.predictions.is_some() {
+                let (codes, logits): (Vec<&str>, Vec<f32>) =
+                    report.labels.iter().map(|label| (label.code, label.logit)).unzip();
+                let line = json!({"id": document.id, "codes": codes, "labels": document.labels, "logits": logits});
+                let _ = writeln!(predictions, "{line}");
+            }
+            probabilities.extend(report.labels.iter().map(|label| label.probability));
+            progress.inc(1);
+        });
     progress.finish_and_clear();
     let evaluation = evaluation.with_context(data)?;
     let engine = EngineReport::new(&labeler);
     if let Some(path) = &args.predictions {
         std::fs::write(path, predictions).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.html {
+        let codes: Vec<&str> = labeler.codes().collect();
+        let thresholds: Vec<f32> = labeler.thresholds().collect();
+        let ids: Vec<String> = documents.iter().map(|document| document.id.clone()).collect();
+        let measured = page::Measured {
+            codes: &codes,
+            thresholds: &thresholds,
+            ids: &ids,
+            truth: &dataset::truth(&documents, &codes)?,
+            probabilities: &probabilities,
+            total_ms: &evaluation.total_ms,
+        };
+        let page = page::page(&measured, &format!("{}{engine}\n", table(&evaluation)))?;
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.json {
         print_json(&JsonEvaluation { evaluation: &evaluation, engine })?
@@ -116,8 +147,9 @@ fn table(evaluation: &Evaluation) -> String {
     };
     let _ = writeln!(
         table,
-        "\nsentences from {boundaries}; {} texts truncated; {:.3} % of the tokens unknown",
+        "\nsentences from {boundaries}; {} texts truncated, {} in several windows; {:.3} % of the tokens unknown",
         evaluation.truncated,
+        evaluation.windowed,
         100.0 * evaluation.unknown_token_rate
     );
     table

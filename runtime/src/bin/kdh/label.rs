@@ -2,64 +2,84 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::Context;
-use clap::ValueEnum;
-use kdh_runtime::{LabelReport, LabelerOptions, Overflow, Report};
+use kdh_runtime::{LabelReport, LabelerOptions, Report};
 use serde::Serialize;
 
 use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
-use crate::{Outcome, print, print_json};
+use crate::texts::{Labelled, TextArgs, TextLabeler};
+use crate::verify::hex;
+use crate::{Outcome, batch, print, print_json};
+
+mod page;
 
 /// Label a text
 ///
 /// Prints the labels that the text is given, each with the sentences that carry it: their share of the evidence, their
 /// byte range and their words. Then the labels that it is not given.
 ///
-/// A text of more tokens than the model takes is truncated, and the last line says so.
+/// A text of more tokens than the model takes goes through it in windows of whole sentences: all of it is seen, and
+/// evidence comes from all of it.
+///
+/// With --jsonl it labels many texts: IN has one JSON object a line, {"id": "a1", "text": "..."}, and OUT gets one for each,
+/// in the same order: {"line": 1, "id": "a1", "bundle": digest, "labels": [...], ...}, without text. A line that cannot be
+/// labelled gets {"line", "id", "bundle", "error"}, and the exit code is 1. When OUT is there, as after a kill, the run goes
+/// on behind its last whole line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Text to label, UTF-8, at most 1 MiB; `-` reads standard input
+    /// Text to label, UTF-8, at most 64 MiB (1 MiB unless in windows); `-` reads standard input
     #[arg(value_name = "FILE", default_value = "-")]
     text: PathBuf,
+    /// Label the texts of a JSON Lines file
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with_all = ["text", "json"])]
+    jsonl: Option<Vec<PathBuf>>,
+    /// Threads of --jsonl; as many as there are cores unless given
+    #[arg(long, value_name = "N", requires = "jsonl", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
     #[command(flatten)]
     bundle: BundleArgs,
     #[command(flatten)]
     engine: EngineArgs,
-    /// What to do with a text of more tokens than the model takes
-    #[arg(long, value_enum, default_value = "truncate")]
-    on_overflow: OverflowArg,
+    #[command(flatten)]
+    texts: TextArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum OverflowArg {
-    /// Label the first tokens
-    Truncate,
-    /// Refuse the text
-    Refuse,
+    /// Write a page that shows the text with the sentences that carry each label, for demonstrations. It holds the text
+    #[arg(long, value_name = "FILE", conflicts_with = "jsonl")]
+    html: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = args.bundle.path()?;
-    let text = source::read_text(&args.text, LabelerOptions::DEFAULT_MAX_TEXT_BYTES)?;
-    let on_overflow = match args.on_overflow {
-        OverflowArg::Truncate => Overflow::Truncate,
-        OverflowArg::Refuse => Overflow::Refuse,
-    };
-    let labeler = args.engine.labeler(&path, LabelerOptions::new().on_overflow(on_overflow))?;
-    let report = labeler.label(&mut labeler.scratch(), &text).with_context(|| args.text.display().to_string())?;
+    let options = args.texts.options(LabelerOptions::new());
+    if let Some([input, output]) = args.jsonl.as_deref() {
+        let labeler = args.engine.labeler(&path, options)?;
+        let digest = hex(&labeler.bundle_digest());
+        let threads = args.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+        return batch::run(&labeler, &digest, &args.texts, threads, [input, output]);
+    }
+    let text = source::read_text(&args.text, args.texts.max_bytes())?;
+    let labeler = args.engine.labeler(&path, options)?;
+    let labelled =
+        TextLabeler::new(&labeler, &args.texts).label(&text).with_context(|| args.text.display().to_string())?;
+    let engine = EngineReport::new(&labeler);
+    if let Some(path) = &args.html {
+        let page = page::page(&labelled.report, &text, &facts(&labelled, &engine));
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if args.json {
-        print_json(&JsonReport::new(&report, EngineReport::new(&labeler)))?
+        print_json(&JsonReport { engine: Some(engine), ..JsonReport::new(&labelled) })?
     } else {
-        print(&table(&report, &text, &EngineReport::new(&labeler)))?
+        print(&table(&labelled, &text, &engine))?
     }
     Ok(Outcome::Done)
 }
 
-fn table(report: &Report<'_>, text: &str, engine: &EngineReport<'_>) -> String {
+fn table(labelled: &Labelled<'_>, text: &str, engine: &EngineReport<'_>) -> String {
+    let report = &labelled.report;
     let width = |column: for<'l> fn(&LabelReport<'l>) -> &'l str| {
         report.labels.iter().map(|label| column(label).chars().count()).max().unwrap_or_default()
     };
@@ -87,13 +107,24 @@ fn table(report: &Report<'_>, text: &str, engine: &EngineReport<'_>) -> String {
     for label in report.labels.iter().filter(|label| !label.positive()) {
         row(&mut table, label);
     }
-    let Report { text_tokens, kept_tokens, unknown_tokens, sentences, .. } = report;
-    let _ = write!(table, "\n{text_tokens} tokens ({unknown_tokens} unknown), {sentences} sentences");
-    if report.truncated() {
-        let _ = write!(table, "; truncated: the model has seen the first {kept_tokens} tokens only");
-    }
-    let _ = writeln!(table, "\n{engine}");
+    let _ = write!(table, "\n{}", facts(labelled, engine));
     table
+}
+
+/// What the model has seen, and what ran it.
+fn facts(labelled: &Labelled<'_>, engine: &EngineReport<'_>) -> String {
+    let Report { text_tokens, kept_tokens, unknown_tokens, sentences, .. } = labelled.report;
+    let mut facts = format!("{text_tokens} tokens ({unknown_tokens} unknown), {sentences} sentences");
+    if labelled.report.truncated() {
+        let _ = write!(facts, "; truncated: the model has seen the first {kept_tokens} tokens only");
+    } else if labelled.windows > 1 {
+        let _ = write!(facts, "; {} windows, all tokens seen", labelled.windows);
+    }
+    if labelled.splits > 0 {
+        let _ = write!(facts, "; sentences longer than a window split in {} places", labelled.splits);
+    }
+    let _ = writeln!(facts, "\n{engine}");
+    facts
 }
 
 /// Words of a text for a terminal: on one line, and with nothing that a terminal takes for a command.
@@ -108,8 +139,9 @@ fn one_line(words: &str) -> String {
     line
 }
 
+/// What a model says of a text, for results.
 #[derive(Serialize)]
-struct JsonReport<'r> {
+pub(crate) struct JsonReport<'r> {
     labels: Vec<JsonLabel<'r>>,
     text_tokens: usize,
     kept_tokens: usize,
@@ -117,7 +149,10 @@ struct JsonReport<'r> {
     unknown_tokens: usize,
     sentences: usize,
     truncated: bool,
-    engine: EngineReport<'r>,
+    windows: usize,
+    splits: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineReport<'r>>,
 }
 
 #[derive(Serialize)]
@@ -141,7 +176,8 @@ struct JsonEvidence {
 }
 
 impl<'r> JsonReport<'r> {
-    fn new(report: &'r Report<'_>, engine: EngineReport<'r>) -> Self {
+    pub(crate) fn new(labelled: &'r Labelled<'_>) -> Self {
+        let report = &labelled.report;
         let evidence = |label: &LabelReport<'_>| {
             let sentences = label.evidence.iter().map(|sentence| JsonEvidence {
                 start: sentence.start,
@@ -169,7 +205,9 @@ impl<'r> JsonReport<'r> {
             unknown_tokens: report.unknown_tokens,
             sentences: report.sentences,
             truncated: report.truncated(),
-            engine,
+            windows: labelled.windows,
+            splits: labelled.splits,
+            engine: None,
         }
     }
 }

@@ -7,12 +7,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod batch;
 mod bench;
 mod eval;
+mod html;
 mod inspect;
 mod label;
 mod source;
+mod texts;
 mod verify;
+mod watch;
 
 /// The system's allocator, which counts for `kdh bench`.
 #[global_allocator]
@@ -39,6 +43,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Label(label::Args),
+    Watch(watch::Args),
     Eval(eval::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
@@ -48,6 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Label(args) => label::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),

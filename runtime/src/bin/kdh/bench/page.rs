@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{ByTokens, Sample, Statistics, ms};
+use crate::html::escaped;
 
 /// The page. `table` is what the terminal shows.
 pub(super) fn page(result: &super::Result<'_>, table: &str, samples: &[Sample]) -> String {
@@ -122,18 +123,4 @@ fn picture(title: &str) -> String {
 
 fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(text));
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_become_markup() {
-        assert_eq!(escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
-    }
 }
