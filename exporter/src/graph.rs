@@ -15,7 +15,7 @@ pub const ABSENT: f32 = -1e9;
 pub enum Precision {
     /// 32-bit floats throughout.
     F32,
-    /// int8 linear layers and embedding tables, as `ARITHMETIC.md` states them; the rest in `f32`.
+    /// int8 linear layers, attention products and embedding tables, as `ARITHMETIC.md` states them; the rest in `f32`.
     Int8,
 }
 
@@ -165,18 +165,31 @@ impl Writer {
 
         let by_head = graph.integers("attention.by_head", &[3], &[0, heads, hidden / heads]);
         let joined = graph.integers("attention.joined", &[2], &[0, hidden]);
+        // Queries and keys are rounded head by head, values dimension by dimension.
+        let value = match self.precision {
+            Precision::F32 => outputs[2].into(),
+            Precision::Int8 => self.round(outputs[2], outputs[2], 0),
+        };
         let mut heads_of = |part: &str, flat: &str, order: [i64; 3]| {
-            let rows = graph.node("Reshape", &named(&format!("{part}.rows")), &[flat, &by_head]);
-            graph.node_with("Transpose", &named(part), &[&rows], vec![ints("perm", &order)])
+            let mut rows = self.graph.node("Reshape", &named(&format!("{part}.rows")), &[flat, &by_head]);
+            if self.precision == Precision::Int8 && part != "value" {
+                rows = self.round(&named(part), &rows, 2);
+            }
+            self.graph.node_with("Transpose", &named(part), &[&rows], vec![ints("perm", &order)])
         };
         let query = heads_of("query", outputs[0], [1, 0, 2]);
         let key = heads_of("key", outputs[1], [1, 2, 0]);
-        let value = heads_of("value", outputs[2], [1, 0, 2]);
+        let value = heads_of("value", &value, [1, 0, 2]);
+        let graph = &mut self.graph;
         let mut scores = graph.node("MatMul", &named("scores"), &[&query, &key]);
         if let Some(bias) = bias {
             scores = graph.node("Add", &named("biased_scores"), &[&scores, bias]);
         }
-        let weights = graph.node_with("Softmax", &named("weights"), &[&scores], vec![int("axis", -1)]);
+        let weights = match self.precision {
+            Precision::F32 => graph.node_with("Softmax", &named("weights"), &[&scores], vec![int("axis", -1)]),
+            Precision::Int8 => self.rounded_softmax(&named("weights"), &scores),
+        };
+        let graph = &mut self.graph;
         let context = graph.node("MatMul", &named("context.heads"), &[&weights, &value]);
         let rows = graph.node_with("Transpose", &named("context.rows"), &[&context], vec![ints("perm", &[1, 0, 2])]);
         graph.node("Reshape", &named("context"), &[&rows, &joined])
@@ -208,20 +221,48 @@ impl Writer {
 
     /// int8 `[tokens, width]` and their scales `[tokens, 1]`, one a token.
     fn quantize(&mut self, name: &str, states: &str) -> (Value, Value) {
-        let named = |part: &str| format!("{name}.input.{part}");
+        let (rounded, scale) = self.round_along(&format!("{name}.input"), states, 1);
+        let integers = self.graph.node_with("Cast", &format!("{name}.input.integers"), &[&rounded], vec![to_int8()]);
+        (integers, scale)
+    }
+
+    /// Values rounded along an axis, each a whole number times the axis' scale.
+    fn round(&mut self, name: &str, values: &str, axis: i64) -> Value {
+        let (rounded, scale) = self.round_along(name, values, axis);
+        self.graph.node("Mul", &format!("{name}.dequantized"), &[&rounded, &scale])
+    }
+
+    /// `p / sum p` with `p = round(4095 exp(score - largest))`, over the last axis.
+    fn rounded_softmax(&mut self, name: &str, scores: &str) -> Value {
+        let named = |part: &str| format!("{name}.{part}");
+        let graph = &mut self.graph;
+        let levels = graph.floats("attention.levels", &[], &[LEVELS]);
+        let last = graph.integers("axis.2", &[1], &[2]);
+        let reduce = vec![ints("axes", &[2]), int("keepdims", 1)];
+        let largest = graph.node_with("ReduceMax", &named("largest"), &[scores], reduce);
+        let shifted = graph.node("Sub", &named("shifted"), &[scores, &largest]);
+        let exponentials = graph.node("Exp", &named("exponentials"), &[&shifted]);
+        let scaled = graph.node("Mul", &named("scaled"), &[&exponentials, &levels]);
+        let rounded = graph.node("Round", &named("rounded"), &[&scaled]);
+        let sum = graph.node_with("ReduceSum", &named("sum"), &[&rounded, &last], vec![int("keepdims", 1)]);
+        graph.node("Div", name, &[&rounded, &sum])
+    }
+
+    /// Values rounded to whole numbers from -127 to 127, and their scale, which is one along an axis.
+    fn round_along(&mut self, name: &str, states: &str, axis: i64) -> (Value, Value) {
+        let named = |part: &str| format!("{name}.{part}");
         let graph = &mut self.graph;
         let tiny = graph.floats("quantize.tiny", &[], &[TINY]);
         let largest = graph.floats("quantize.largest", &[], &[127.0]);
         let magnitudes = graph.node("Abs", &named("magnitudes"), &[states]);
-        let reduce = vec![ints("axes", &[1]), int("keepdims", 1)];
+        let reduce = vec![ints("axes", &[axis]), int("keepdims", 1)];
         let row_max = graph.node_with("ReduceMax", &named("row_max"), &[&magnitudes], reduce);
         let row_max = graph.node("Max", &named("bounded_row_max"), &[&row_max, &tiny]);
         let inverse = graph.node("Div", &named("inverse_scale"), &[&largest, &row_max]);
         let scale = graph.node("Div", &named("scale"), &[&row_max, &largest]);
         let scaled = graph.node("Mul", &named("scaled"), &[states, &inverse]);
         let rounded = graph.node("Round", &named("rounded"), &[&scaled]);
-        let integers = graph.node_with("Cast", &named("integers"), &[&rounded], vec![to_int8()]);
-        (integers, scale)
+        (rounded, scale)
     }
 
     fn norm(&mut self, name: &str, norm: &Norm, epsilon: f32, states: &str) -> Value {
@@ -314,6 +355,10 @@ impl Writer {
 
 /// Lower bound of a row's largest magnitude, so that a row of zeros has a finite inverse scale.
 const TINY: f32 = 1e-30;
+
+/// The largest rounded attention weight: with values of at most 127, the sums over [`kdh_format::MAX_TOKENS`] tokens are below
+/// 2^31.
+const LEVELS: f32 = 4095.0;
 
 fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()

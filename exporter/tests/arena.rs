@@ -10,7 +10,7 @@ use kdh_exporter::quantize::quantize_rows;
 use kdh_exporter::student::Student;
 use kdh_format::student::Head;
 use kdh_runtime::engine::{Engine, EngineChoice, Shape};
-use kdh_runtime::program::{self, Document, Epilogue, Program, ProgramBuilder};
+use kdh_runtime::program::{self, Document, Epilogue, Products, Program, ProgramBuilder, Step};
 
 /// Largest difference of logits where both engines have the same integers.
 const CLOSE: f32 = 2e-5;
@@ -28,12 +28,21 @@ fn arena_and_tract_agree() {
                 let shape = shape(&student);
                 let tract = Engine::from_onnx(&onnx(&student, precision), shape, EngineChoice::Tract, None).unwrap();
                 let arena = Engine::from_program(program(&student, precision), None).unwrap();
+                let lowered = Engine::from_onnx(&onnx(&student, precision), shape, EngineChoice::Arena, None).unwrap();
+                let int8 = precision == Precision::Int8;
+                let products = if int8 { Products::Int8 } else { Products::F32 };
+                for step in lowered.program().unwrap().steps() {
+                    assert!(!matches!(step, Step::Attention { products: found, .. } if *found != products));
+                }
+                let mut with_lowered = lowered.scratch();
                 let (mut with_tract, mut with_arena) = (tract.scratch(), arena.scratch());
                 let (mut close, mut worst) = (0, 0.0_f32);
                 for tokens in 2..=tiny::MAX_TOKENS {
                     let (ids, sentence_ids) = tiny::input(tokens, shape.vocabulary, tokens as u64);
                     let expected = tract.run(&mut with_tract, &ids, &sentence_ids).unwrap();
                     let found = arena.run(&mut with_arena, &ids, &sentence_ids).unwrap();
+                    let same = lowered.run(&mut with_lowered, &ids, &sentence_ids).unwrap();
+                    assert_eq!((same.sentences, same.document), (found.sentences, found.document), "{architecture}");
                     let pairs = found.sentences.iter().chain(found.document);
                     let pairs = pairs.zip(expected.sentences.iter().chain(expected.document));
                     let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -74,7 +83,8 @@ fn program(student: &Student, precision: Precision) -> Program {
     for layer in &student.encoder.layers {
         let all = linear(&mut builder, &layer.query_key_value, int8);
         let all = builder.linear(states, all, Epilogue::None);
-        let context = builder.attention(all, *heads, bias);
+        let products = if int8 { Products::Int8 } else { Products::F32 };
+        let context = builder.attention(all, *heads, products, bias);
         for (input, up, down, after) in [
             (context, None, &layer.attention_output, &layer.attention_norm),
             (context, Some(&layer.intermediate), &layer.output, &layer.output_norm),

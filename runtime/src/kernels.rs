@@ -14,9 +14,13 @@ pub(crate) use family::{Attention, Family, Floats, FloatsMut, Integers, Integers
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod approximation;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod attention;
 mod family;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod floats;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod integers;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
 mod portable;

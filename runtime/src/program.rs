@@ -84,6 +84,8 @@ pub enum Step {
         input: Rows,
         /// Number of heads; divides `hidden`.
         heads: u32,
+        /// Of what numbers the two products are.
+        products: Products,
         /// `[heads, 2 * max_tokens - 1]`, row by row: column `j - i + max_tokens - 1` is added to the score of query `i`
         /// and key `j`.
         relative_bias: Option<Vector>,
@@ -100,6 +102,18 @@ pub enum Step {
         /// How the document logits are made.
         document: Document,
     },
+}
+
+/// The numbers that an attention multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "whoever runs a program must know every kind of product")]
+pub enum Products {
+    /// f32 throughout.
+    F32,
+    /// int8, with scales of their own: each token's query and key of a head, and each dimension of a head's values over all
+    /// tokens, are rounded as the rows of [`Step::Linear`] are. The weights are `p = round_half_even(4095 exp(score -
+    /// largest))`, and the result is `(f32(sum p v) * (1 / sum p)) * scale of v`.
+    Int8,
 }
 
 /// What follows a linear layer, before its rows are stored.
@@ -349,7 +363,7 @@ impl fmt::Display for ProgramError {
             Self::NotAProgram => f.write_str("not a stored program; pack the bundle again"),
             Self::Version(version) => write!(
                 f,
-                "a stored program of version {version}, this build reads version {}; pack the bundle again",
+                "a stored program of version {version}, this build reads versions up to {}; pack the bundle again",
                 wire::VERSION
             ),
             Self::Malformed(part) => write!(f, "the stored program's {part} cannot be right; pack the bundle again"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kdh_runtime::Kernels;
 use kdh_runtime::engine::{Engine, RunError};
-use kdh_runtime::program::{Document, Epilogue, Linear, Program, ProgramBuilder, ProgramError, Shape, Table};
+use kdh_runtime::program::{Document, Epilogue, Linear, Products, Program, ProgramBuilder, ProgramError, Shape, Table};
 
 const TEXTS: u32 = 40;
 
@@ -31,7 +31,9 @@ fn is_what_the_arithmetic_says() {
         // Where a value to be rounded lies next to a tie, f32 and f64 may round it to two integers.
         let all_f32 = !size.int8;
         assert!(worst < if all_f32 { 2e-5 } else { 0.05 }, "{size:?}: {worst}");
-        assert!(close * 2 > TEXTS, "{size:?}: {close}");
+        // Every weight of an int8 attention is rounded: in long texts, some always lie next to a tie.
+        let many = size.products == Products::Int8 && size.max_tokens > 20;
+        assert!(close * 2 > TEXTS || many, "{size:?}: {close}");
     }
 }
 
@@ -63,14 +65,16 @@ fn all_kernels_and_scratches_give_the_same_bits() {
 /// Verifies: R-006
 #[test]
 fn bits_are_those_of_every_machine() {
-    const DIGESTS: [u64; 5] = [
+    const DIGESTS: [u64; 7] = [
         0x384e_a4f4_64f6_b3f8,
         0x798f_2ddb_8582_205f,
         0x6400_0982_b28f_fde9,
         0x8dc5_3d39_3cdc_c827,
         0xe216_891e_b338_774c,
+        0x959e_386c_06eb_c506,
+        0x8042_a850_8949_7d36,
     ];
-    let digests = [0, 1, 2, 3, 4].map(|number| {
+    let digests = [0, 1, 2, 3, 4, 5, 6].map(|number| {
         let size = SIZES[number];
         let engine = Engine::from_program(Model::random(size, number as u64 + 1).program(), None).unwrap();
         let mut scratch = engine.scratch();
@@ -95,6 +99,15 @@ fn stored_programs_are_the_same() {
         let bytes = program.to_bytes();
         let read = Program::parse(&bytes).unwrap();
         assert_eq!(read.to_bytes(), bytes);
+        let version = if size.products == Products::Int8 { 2 } else { 1 };
+        assert_eq!(bytes[8..12], [version, 0, 0, 0]);
+        for (other, error) in [(1, ProgramError::Malformed("steps")), (3, ProgramError::Version(3))] {
+            let mut bytes = bytes.clone();
+            bytes[8] = other;
+            if other != version {
+                assert_eq!(Program::parse(&bytes).unwrap_err(), error);
+            }
+        }
         assert_eq!((read.steps(), read.shape()), (program.steps(), program.shape()));
         assert_eq!(read.memory_required(), program.memory_required());
 
@@ -119,7 +132,11 @@ fn stored_programs_are_the_same() {
 /// Verifies: R-019
 #[test]
 fn damaged_programs_are_refused_or_run() {
-    let size = SIZES[0];
+    damage(SIZES[0]);
+    damage(SIZES[5]);
+}
+
+fn damage(size: Size) {
     let bytes = Model::random(size, 1).program().to_bytes();
     let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     for len in (0..head + 1).chain([bytes.len() - 1]) {
@@ -196,16 +213,19 @@ struct Size {
     max_tokens: usize,
     vocabulary: usize,
     int8: bool,
+    products: Products,
     relative_bias: bool,
     mean: bool,
 }
 
-const SIZES: [Size; 5] = [
+const SIZES: [Size; 7] = [
     Size::new(32, 4, 64),
     Size { relative_bias: true, mean: true, ..Size::new(48, 3, 96) },
     Size { labels: 17, max_sentences: 3, ..Size::new(36, 6, 50) },
     Size { int8: false, relative_bias: true, ..Size::new(40, 2, 70) },
     Size { heads: 1, layers: 1, labels: 1, max_tokens: 130, ..Size::new(130, 1, 17) },
+    Size { products: Products::Int8, layers: 1, max_tokens: 14, ..Size::new(36, 2, 70) },
+    Size { products: Products::Int8, relative_bias: true, max_tokens: 70, ..Size::new(96, 3, 50) },
 ];
 
 impl Size {
@@ -222,6 +242,7 @@ impl Size {
             max_tokens,
             vocabulary,
             int8: true,
+            products: Products::F32,
             relative_bias,
             mean,
         }
@@ -391,7 +412,7 @@ impl Model {
                 layer.linears.each_ref().map(|(weight, bias)| weight.linear(&mut builder, bias));
             let norms = layer.norms.each_ref().map(|norm| norm_of(&mut builder, norm).unwrap());
             let all = builder.linear(states, query_key_value, Epilogue::None);
-            let context = builder.attention(all, self.size.heads, bias);
+            let context = builder.attention(all, self.size.heads, self.size.products, bias);
             states = builder.linear(context, out, Epilogue::ResidualNorm { residual: states, norm: norms[0] });
             let activated = builder.linear(states, up, Epilogue::Gelu);
             states = builder.linear(activated, down, Epilogue::ResidualNorm { residual: states, norm: norms[1] });
@@ -408,7 +429,8 @@ impl Model {
 
     /// Sentence logits and document logits, in `f64` throughout.
     fn run(&self, ids: &[u32], sentence_ids: &[i32]) -> (Vec<f64>, Vec<f64>) {
-        let Size { hidden, heads, labels, max_sentences, max_tokens, .. } = self.size;
+        let Size { hidden, heads, labels, max_sentences, max_tokens, products, .. } = self.size;
+        let int8 = products == Products::Int8;
         let mut states: Vec<Vec<f64>> = ids
             .iter()
             .enumerate()
@@ -419,8 +441,16 @@ impl Model {
             .collect();
         for layer in &self.layers {
             let apply = |number: usize, row: &[f64]| layer.linears[number].0.apply(&layer.linears[number].1, row);
-            let all: Vec<Vec<f64>> = states.iter().map(|row| apply(0, row)).collect();
+            let mut all: Vec<Vec<f64>> = states.iter().map(|row| apply(0, row)).collect();
             let head = hidden / heads;
+            if int8 {
+                all.iter_mut().for_each(|row| row[..2 * hidden].chunks_exact_mut(head).for_each(|part| round(part)));
+                for column in 2 * hidden..3 * hidden {
+                    let mut values: Vec<f64> = all.iter().map(|row| row[column]).collect();
+                    round(&mut values);
+                    all.iter_mut().zip(values).for_each(|(row, value)| row[column] = value);
+                }
+            }
             for (query, state) in states.iter_mut().enumerate() {
                 let context = (0..hidden).map(|column| {
                     let number = column / head;
@@ -429,9 +459,15 @@ impl Model {
                         let product: f64 = dimensions.clone().map(|at| all[query][at] * row[hidden + at]).sum();
                         let distance = key + max_tokens - 1 - query;
                         let bias = self.relative_bias[number * (2 * max_tokens - 1) + distance];
-                        (product + if self.size.relative_bias { f64::from(bias) } else { 0.0 }).exp()
+                        product + if self.size.relative_bias { f64::from(bias) } else { 0.0 }
                     });
                     let scores: Vec<f64> = scores.collect();
+                    let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let weight = |score: &f64| match (score - largest).exp() {
+                        weight if int8 => (weight * 4095.0).round_ties_even(),
+                        weight => weight,
+                    };
+                    let scores: Vec<f64> = scores.iter().map(weight).collect();
                     let values = scores.iter().zip(&all).map(|(p, row)| p * row[2 * hidden + column]);
                     values.sum::<f64>() / scores.iter().sum::<f64>()
                 });
@@ -466,6 +502,12 @@ impl Model {
         };
         (by_sentence.concat(), document)
     }
+}
+
+/// Rounds values to 127 steps of either sign.
+fn round(values: &mut [f64]) {
+    let amax = values.iter().fold(1e-30_f64, |amax, x| amax.max(x.abs()));
+    values.iter_mut().for_each(|x| *x = (*x * (127.0 / amax)).round_ties_even() * (amax / 127.0));
 }
 
 fn plus(a: &[f64], b: &[f64]) -> Vec<f64> {

@@ -5,8 +5,8 @@ use crate::kernels::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, Kernels, LinearF32, LinearI8, NormView, Task, exp, ln,
 };
 use crate::program::{
-    BLOCK, Buffer, Document, Epilogue, LANES, Linear, Norm, Panels, Program, Rows, RowsPlan, Step, Table, TableValues,
-    Vector, Weights, float_stride, integer_stride,
+    BLOCK, Buffer, Document, Epilogue, LANES, Linear, Norm, Panels, Products, Program, Rows, RowsPlan, Step, Table,
+    TableValues, Vector, Weights, float_stride, integer_stride,
 };
 
 /// A program with the kernels that run it.
@@ -79,8 +79,8 @@ impl Task for Run<'_> {
                 Step::Linear { input, linear, epilogue, output } => {
                     self.linear(kernels, input, linear, epilogue, output, work)?;
                 }
-                Step::Attention { input, heads, relative_bias, output } => {
-                    self.attention(kernels, input, heads as usize, relative_bias, output, work)?;
+                Step::Attention { input, heads, products, relative_bias, output } => {
+                    self.attention(kernels, input, (heads as usize, products), relative_bias, output, work)?;
                 }
                 Step::Head { input, linear, document } => self.head(kernels, input, linear, document, work)?,
             }
@@ -191,7 +191,7 @@ impl Run<'_> {
         &mut self,
         kernels: F,
         input: Rows,
-        heads: usize,
+        (heads, products): (usize, Products),
         relative_bias: Option<Vector>,
         output: Rows,
         work: Buffer,
@@ -217,7 +217,11 @@ impl Run<'_> {
             let attention = Attention { query: part(0)?, key: part(1)?, value: part(2)?, tokens, head, stride, bias };
             let all = output.floats(&(0..tokens))?;
             let values = all.values.get_mut(number * head..)?;
-            kernels.attention(attention, work, FloatsMut { values, rows: tokens, width: head, stride: all.stride })?;
+            let to = FloatsMut { values, rows: tokens, width: head, stride: all.stride };
+            match products {
+                Products::F32 => kernels.attention_f32(attention, work, to)?,
+                Products::Int8 => kernels.attention_i8(attention, work, to)?,
+            }
         }
         let all = output.floats(&(0..tokens))?;
         if hidden < all.stride {

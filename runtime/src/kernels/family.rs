@@ -33,7 +33,12 @@ pub(crate) trait Family: Copy {
 
     /// One head of an attention: for every query the scores (fma chain over the dimensions; plus bias), their exponentials
     /// `p` after the largest was taken off, and `(fma chain over the keys of p v) * (1 / sum p)`.
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()>;
+    fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()>;
+
+    /// One head of an attention with integer products. Queries and keys are rounded row by row as [`Family::quantize`] does,
+    /// values dimension by dimension. For every query: `score = (f32(sum q k) * query scale) * key scale`, plus bias; `p =
+    /// round_half_even(4095 exp(score - largest))`; `output = (f32(sum p v) * (1 / sum p)) * value scale + 0`.
+    fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()>;
 }
 
 /// Rows of floats: row `r` is `values[r * stride..][..width]`, padded with zeros to a multiple of 16 where the row's owner
@@ -157,18 +162,77 @@ impl LinearF32<'_> {
 
 impl Attention<'_> {
     /// Floats of work space: keys by panels of 16, values, scores of a tile of queries.
-    pub(crate) fn work_len(tokens: usize, head: usize) -> usize {
+    pub(crate) fn work_len_f32(tokens: usize, head: usize) -> usize {
         let keys = tokens.next_multiple_of(16);
         keys * (head + head.next_multiple_of(16) + QUERIES)
     }
 
-    pub(crate) fn holds(&self) -> bool {
+    /// Floats of work space of the integer form: queries, keys and values as bytes, what goes with each, scores and weights of
+    /// a tile of queries, and their output.
+    pub(crate) fn work_len_i8(tokens: usize, head: usize) -> usize {
+        let (tokens, head) = (tokens.next_multiple_of(16), head.next_multiple_of(16));
+        let bytes = tokens * head * 3 + 16 * head + 2 * QUERIES * tokens;
+        bytes / 4 + 3 * tokens + head + QUERIES * (tokens + head)
+    }
+
+    /// Whether queries, keys, values, bias and output hold what the sizes say.
+    pub(super) fn fits(&self, output: &FloatsMut<'_>) -> bool {
+        self.holds() && output.width == self.head && output.rows == self.tokens && output.holds(self.head)
+    }
+
+    fn holds(&self) -> bool {
         self.tokens > 0
             && [self.query, self.key, self.value]
                 .iter()
                 .all(|values| holds(values.len(), self.tokens, self.head, self.stride))
             && self.bias.is_none_or(|bias| bias.len() % 2 == 1 && bias.len() / 2 + 1 >= self.tokens)
     }
+}
+
+/// Whether the buffers of [`Family::quantize`] hold what their sizes say.
+pub(super) fn quantize_fits(input: &Floats<'_>, output: &IntegersMut<'_>) -> bool {
+    let width = input.width.next_multiple_of(16);
+    input.holds(width) && output.holds(input.rows, width)
+}
+
+/// Whether the buffers of [`Family::linear_i8`] hold what their sizes say.
+pub(super) fn linear_i8_fits(input: &Integers<'_>, linear: &LinearI8<'_>, output: &FloatsMut<'_>) -> bool {
+    (linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows)
+        && (input.holds(input.width.next_multiple_of(16)) && linear.holds())
+        && output.holds(output.width.next_multiple_of(16))
+}
+
+/// Whether the buffers of [`Family::linear_f32`] hold what their sizes say.
+pub(super) fn linear_f32_fits(input: &Floats<'_>, linear: &LinearF32<'_>, output: &FloatsMut<'_>) -> bool {
+    (linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows)
+        && (input.holds(input.width) && linear.holds())
+        && output.holds(output.width.next_multiple_of(16))
+}
+
+/// Whether the buffers of [`Family::norm`] hold what their sizes say.
+pub(super) fn norm_fits(
+    input: &FloatsMut<'_>,
+    residual: Option<&Floats<'_>>,
+    norm: &NormView<'_>,
+    output: &FloatsMut<'_>,
+) -> bool {
+    let width = input.width.next_multiple_of(16);
+    let residual_fits = residual.is_none_or(|residual| residual.rows >= input.rows && residual.holds(width));
+    (input.width > 0 && output.width == input.width && output.rows == input.rows)
+        && (input.holds(width) && output.holds(width) && residual_fits)
+        && (norm.weight.len() >= width && norm.bias.len() >= width)
+}
+
+/// Whether the buffers of [`Family::attention_f32`] hold what their sizes say.
+pub(super) fn attention_f32_fits(attention: &Attention<'_>, work: &[f32], output: &FloatsMut<'_>) -> bool {
+    let Attention { tokens, head, .. } = *attention;
+    work.len() >= Attention::work_len_f32(tokens, head) && attention.fits(output)
+}
+
+/// Whether the buffers of [`Family::attention_i8`] hold what their sizes say.
+pub(super) fn attention_i8_fits(attention: &Attention<'_>, work: &[f32], output: &FloatsMut<'_>) -> bool {
+    let Attention { tokens, head, .. } = *attention;
+    work.len() >= Attention::work_len_i8(tokens, head) && attention.fits(output)
 }
 
 /// Queries whose scores are held at once.

@@ -14,7 +14,7 @@ use super::family::{Attention, Floats, FloatsMut, IntegersMut, LinearF32, NormVi
 use super::lanes::Lanes;
 
 /// Rows that go through a kernel together, so that one row's reduction does not wait for the other's.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 
 #[inline(always)]
 pub(super) unsafe fn quantize<V: Lanes>(input: Floats<'_>, output: IntegersMut<'_>) {
@@ -165,7 +165,7 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
     let Attention { tokens, head, stride, .. } = *attention;
     let (keys, head_stride) = (tokens.next_multiple_of(16), head.next_multiple_of(16));
     let key_panels = work.as_mut_ptr();
-    // SAFETY: the work space has `Attention::work_len` floats, queries, keys, values, bias and output what their sizes say.
+    // SAFETY: the work space has `Attention::work_len_f32` floats, queries, keys, values, bias and output what their sizes say.
     unsafe {
         let values = key_panels.add(keys * head);
         let scores = values.add(keys * head_stride);
@@ -202,27 +202,6 @@ pub(super) unsafe fn attention<V: Lanes>(attention: &Attention<'_>, work: &mut [
             }
         }
     }
-}
-
-/// Whether a layer normalisation's buffers hold what their sizes say.
-pub(super) fn norm_fits(
-    input: &FloatsMut<'_>,
-    residual: Option<&Floats<'_>>,
-    norm: &NormView<'_>,
-    output: &FloatsMut<'_>,
-) -> bool {
-    let width = input.width.next_multiple_of(16);
-    let residual_fits = residual.is_none_or(|residual| residual.rows >= input.rows && residual.holds(width));
-    (input.width > 0 && output.width == input.width && output.rows == input.rows)
-        && (input.holds(width) && output.holds(width) && residual_fits)
-        && (norm.weight.len() >= width && norm.bias.len() >= width)
-}
-
-/// Whether an attention's buffers hold what their sizes say.
-pub(super) fn attention_fits(attention: &Attention<'_>, work: &[f32], output: &FloatsMut<'_>) -> bool {
-    let Attention { tokens, head, .. } = *attention;
-    (attention.holds() && work.len() >= Attention::work_len(tokens, head))
-        && (output.width == head && output.rows == tokens && output.holds(head))
 }
 
 /// Splits rows into tiles of nearly equal height, at most `most`: the first row of each and their number.
@@ -422,7 +401,7 @@ unsafe fn copy_values<V: Lanes>(attention: &Attention<'_>, to: *mut f32) {
 
 /// Adds `count` values, which may be followed by less than a register.
 #[inline(always)]
-unsafe fn add<V: Lanes>(to: *mut f32, from: *const f32, count: usize) {
+pub(super) unsafe fn add<V: Lanes>(to: *mut f32, from: *const f32, count: usize) {
     // SAFETY: `to` is padded to a multiple of 16; of `from`, only `count` values are read.
     unsafe {
         let mut at = 0;
@@ -445,23 +424,8 @@ unsafe fn softmax<V: Lanes>(scores: *mut f32, stride: usize, rows: usize, count:
     // SAFETY: the scores of each row are padded to `stride`, a multiple of 16.
     unsafe {
         let own = V::first(count - last);
-        let lowest = V::splat(f32::MIN);
         // One thing after the other for all rows, so that no row waits for its own reduction.
-        let mut largest = [lowest; QUERIES];
-        for row in 0..rows.min(QUERIES) {
-            let scores = scores.add(row * stride);
-            let mut lanes = [V::select(own, V::load(scores.add(last)), lowest), lowest];
-            let mut at = 0;
-            while at + 32 <= last {
-                lanes[0] = V::load(scores.add(at)).max(lanes[0]);
-                lanes[1] = V::load(scores.add(at + 16)).max(lanes[1]);
-                at += 32;
-            }
-            if at < last {
-                lanes[0] = V::load(scores.add(at)).max(lanes[0]);
-            }
-            largest[row] = V::splat(lanes[0].max(lanes[1]).largest());
-        }
+        let largest = largest::<V>(scores, stride, rows, count);
         let mut sums = [V::splat(0.0); QUERIES];
         for row in 0..rows.min(QUERIES) {
             let scores = scores.add(row * stride);
@@ -485,9 +449,36 @@ unsafe fn softmax<V: Lanes>(scores: *mut f32, stride: usize, rows: usize, count:
     }
 }
 
+/// In every lane the largest of the first `count` values of each row.
+#[inline(always)]
+pub(super) unsafe fn largest<V: Lanes>(rows_of: *const f32, stride: usize, rows: usize, count: usize) -> [V; QUERIES] {
+    let last = (count - 1) / 16 * 16;
+    // SAFETY: each row is padded to `stride`, a multiple of 16.
+    unsafe {
+        let own = V::first(count - last);
+        let lowest = V::splat(f32::MIN);
+        let mut largest = [lowest; QUERIES];
+        for row in 0..rows.min(QUERIES) {
+            let values = rows_of.add(row * stride);
+            let mut lanes = [V::select(own, V::load(values.add(last)), lowest), lowest];
+            let mut at = 0;
+            while at + 32 <= last {
+                lanes[0] = V::load(values.add(at)).max(lanes[0]);
+                lanes[1] = V::load(values.add(at + 16)).max(lanes[1]);
+                at += 32;
+            }
+            if at < last {
+                lanes[0] = V::load(values.add(at)).max(lanes[0]);
+            }
+            largest[row] = V::splat(lanes[0].max(lanes[1]).largest());
+        }
+        largest
+    }
+}
+
 /// `approximation::exp` in every lane.
 #[inline(always)]
-unsafe fn exp_of<V: Lanes>(x: V) -> V {
+pub(super) unsafe fn exp_of<V: Lanes>(x: V) -> V {
     // SAFETY: operations on registers.
     unsafe {
         let (magic, log2_e) = (V::splat(MAGIC), V::splat(LOG2_E));

@@ -16,6 +16,8 @@ pub(super) trait Lanes: Copy {
     /// Rows of a tile at most, 12 at most, and panels of 16 columns, 1 or 2: as many sums as there are registers for.
     const TILE_ROWS: usize;
     const TILE_PANELS: usize;
+    /// What is added, wrapping, to an int8 of a left matrix for the byte form that the family multiplies.
+    const OFFSET: u8;
 
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -49,6 +51,11 @@ pub(super) trait Lanes: Copy {
     /// Each lane rounded to the nearest integer, ties to even, in the byte form that the family multiplies. The lanes
     /// must be from -127 to 127.
     unsafe fn store_integers(self, to: *mut u8);
+    /// Each lane, a whole number from 0 to 4095 plus `approximation::MAGIC`, as its upper and its lower six bits.
+    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8);
+    /// Each lane of four rows rounded to the nearest integer, ties to even, as signed bytes: row `r` of lane `l` goes to
+    /// `to + 4 * l + r`. The lanes must be from -127 to 127.
+    unsafe fn store_quads(rows: [Self; 4], to: *mut i8);
 
     /// `floats::product_of`, compiled for the instruction set and by itself: inlined into what calls it, its addresses crowd
     /// each other out of the registers.
@@ -68,6 +75,17 @@ pub(super) trait Lanes: Copy {
         };
         // SAFETY: 16 lanes from `16 - count` on end inside the table.
         unsafe { Self::load(MASKS.as_ptr().add(16 - count).cast()) }
+    }
+
+    /// The first `count` values (at most 16), and zeros.
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0_f32; 16];
+        // SAFETY: the array has 16 lanes; the caller vouches for `count` values of `from`.
+        unsafe {
+            core::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
     }
 
     /// Sixteen rows of 16 values become 16 rows, one for each column, at `to`.

@@ -13,7 +13,7 @@ impl Family for Portable {
         for row in 0..input.rows {
             let from = row_of(input.values, row, input.stride, width)?;
             let to = row_of_mut(output.values, row, output.stride, width)?;
-            let largest = from.iter().fold(1e-30, |largest: f32, value| largest.max(value.abs()));
+            let largest = from.iter().fold(TINY, |largest: f32, value| largest.max(value.abs()));
             let inverse = 127.0 / largest;
             for (to, value) in to.iter_mut().zip(from) {
                 // The cast keeps the bits of the two's complement.
@@ -109,9 +109,9 @@ impl Family for Portable {
         Some(())
     }
 
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+    fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
         let Attention { tokens, head, stride, .. } = attention;
-        (attention.holds() && output.width == head && output.rows == tokens).then_some(())?;
+        attention.fits(&output).then_some(())?;
         let scores = work.get_mut(..tokens)?;
         for row in 0..tokens {
             let query = row_of(attention.query, row, stride, head)?;
@@ -136,6 +136,64 @@ impl Family for Portable {
         }
         Some(())
     }
+
+    fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+        let Attention { tokens, head, stride, .. } = attention;
+        attention.fits(&output).then_some(())?;
+        let (keys, work) = split_bytes(work, tokens * head)?;
+        let (values, work) = split_bytes(work, tokens * head)?;
+        let (query, work) = split_bytes(work, head)?;
+        let (key_scales, work) = work.split_at_mut_checked(tokens)?;
+        let (value_scales, work) = work.split_at_mut_checked(head)?;
+        let weights = work.get_mut(..tokens)?;
+        for (token, (to, scale)) in keys.chunks_exact_mut(head).zip(&mut *key_scales).enumerate() {
+            *scale = round_to(row_of(attention.key, token, stride, head)?.iter(), to.iter_mut());
+        }
+        for (dimension, scale) in value_scales.iter_mut().enumerate() {
+            let column = attention.value.get(dimension..)?.iter().step_by(stride).take(tokens);
+            *scale = round_to(column, values.get_mut(dimension..)?.iter_mut().step_by(head));
+        }
+        for row in 0..tokens {
+            let query_scale = round_to(row_of(attention.query, row, stride, head)?.iter(), query.iter_mut());
+            for ((weight, key), scale) in weights.iter_mut().zip(keys.chunks_exact(head)).zip(&*key_scales) {
+                let sum: i32 = query.iter().zip(key).map(|(&query, &key)| i32::from(query) * i32::from(key)).sum();
+                *weight = (sum as f32 * query_scale) * scale;
+            }
+            if let Some(bias) = attention.bias {
+                let bias = bias.get((bias.len() / 2).checked_sub(row)?..)?;
+                weights.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+            }
+            let largest = weights.iter().fold(f32::MIN, |largest, &score| largest.max(score));
+            weights.iter_mut().for_each(|score| *score = (exp(*score - largest) * 4095.0).round_ties_even());
+            let inverse = 1.0 / weights.iter().sum::<f32>();
+            let to = row_of_mut(output.values, row, output.stride, head)?;
+            for ((dimension, to), scale) in to.iter_mut().enumerate().zip(&*value_scales) {
+                let column = values.get(dimension..)?.iter().step_by(head);
+                let sum: i32 =
+                    weights.iter().zip(column).map(|(&weight, &value)| weight as i32 * i32::from(value)).sum();
+                // Adding 0 leaves no negative one.
+                *to = (sum as f32 * inverse) * scale + 0.0;
+            }
+        }
+        Some(())
+    }
+}
+
+/// Lower bound of a largest magnitude, so that zeros have a finite inverse scale.
+const TINY: f32 = 1e-30;
+
+/// Rounds values to int8 and gives their scale.
+fn round_to<'a>(from: impl Iterator<Item = &'a f32> + Clone, to: impl Iterator<Item = &'a mut i8>) -> f32 {
+    let largest = from.clone().fold(TINY, |largest, value| largest.max(value.abs()));
+    let inverse = 127.0 / largest;
+    to.zip(from).for_each(|(to, value)| *to = (value * inverse).round_ties_even() as i8);
+    largest / 127.0
+}
+
+/// The first floats of a work space as `len` bytes, and the floats after them.
+fn split_bytes(work: &mut [f32], len: usize) -> Option<(&mut [i8], &mut [f32])> {
+    let (bytes, rest) = work.split_at_mut_checked(len.div_ceil(4))?;
+    Some((bytemuck::cast_slice_mut(bytes).get_mut(..len)?, rest))
 }
 
 const LANES: usize = 16;

@@ -143,23 +143,32 @@ impl Task for Normed<'_> {
     }
 }
 
-/// One head of `[query, key, value]` rows, with a bias.
+/// One head of `[query, key, value]` rows, with a bias; with integer products if `int8`.
 #[derive(Clone, Copy)]
-struct Attended<'a>(&'a Matrix, Option<&'a [f32]>);
+struct Attended<'a> {
+    all: &'a Matrix,
+    bias: Option<&'a [f32]>,
+    int8: bool,
+}
 
 impl Task for Attended<'_> {
     type Output = Option<Vec<f32>>;
 
     fn run<F: Family>(self, kernels: F) -> Option<Vec<f32>> {
-        let Self(all, bias) = self;
+        let Self { all, bias, int8 } = self;
         let (head, tokens, stride) = (all.width / 3, all.rows, all.stride());
         let [query, key, value] = [0, 1, 2].map(|part| &all.values[part * head..]);
         let attention = Attention { query, key, value, tokens, head, stride, bias };
-        let mut work = vec![f32::NAN; Attention::work_len(tokens, head)];
+        let len = if int8 { Attention::work_len_i8(tokens, head) } else { Attention::work_len_f32(tokens, head) };
+        let mut work = vec![f32::NAN; len];
         // What lies beside the head's columns must stay.
         let mut output = vec![7.0; tokens * (head + 3)];
         let to = FloatsMut { values: &mut output, rows: tokens, width: head, stride: head + 3 };
-        kernels.attention(attention, &mut work, to)?;
+        if int8 {
+            kernels.attention_i8(attention, &mut work, to)?;
+        } else {
+            kernels.attention_f32(attention, &mut work, to)?;
+        }
         Some(output)
     }
 }
@@ -286,7 +295,7 @@ proptest! {
         });
         let reach = tokens + longest;
         let bias: Vec<f32> = (0..2 * reach - 1).map(|at| Numbers::Small(!x).at(at)).collect();
-        let output = same_bits(Attended(&all, biased.then_some(&bias)));
+        let output = same_bits(Attended { all: &all, bias: biased.then_some(&bias), int8: false });
         for query in 0..tokens {
             let q = &all.row(query)[..head];
             let scores = (0..tokens).map(|key| {
@@ -307,6 +316,72 @@ proptest! {
                 let value = value / p.iter().sum::<f64>();
                 let bound = 1e-6 * (3.0 + f64::from(size * size) * head as f64);
                 prop_assert!((f64::from(found) - value).abs() < bound, "{} for {}", found, value);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn integer_attentions_are_the_same_and_right(
+        tokens in 1_usize..80, head in 1_usize..70, x in numbers(), v in numbers(),
+        size in prop::sample::select(&[0.0_f32, 0.3, 1.0, 30.0][..]), biased in any::<bool>(), longest in 0_usize..20,
+    ) {
+        let all = Matrix::of(tokens, 3 * head, |row, column| {
+            if column < 2 * head { x.at(row * 3 * head + column) * size } else { v.at(row * 3 * head + column) }
+        });
+        let reach = tokens + longest;
+        let bias: Vec<f32> = (0..2 * reach - 1).map(|at| Numbers::Small(7).at(at)).collect();
+        let output = same_bits(Attended { all: &all, bias: biased.then_some(&bias), int8: true });
+        // ARITHMETIC.md, with its integers.
+        let round = |values: &[f32]| -> (Vec<i32>, f32) {
+            let amax = values.iter().fold(1e-30_f32, |amax, x| amax.max(x.abs()));
+            (values.iter().map(|x| (x * (127.0 / amax)).round_ties_even() as i32).collect(), amax / 127.0)
+        };
+        let columns: Vec<_> = (0..head)
+            .map(|at| round(&(0..tokens).map(|token| all.row(token)[2 * head + at]).collect::<Vec<f32>>()))
+            .collect();
+        let keys: Vec<_> = (0..tokens).map(|key| round(&all.row(key)[head..2 * head])).collect();
+        for query in 0..tokens {
+            let (q, q_scale) = round(&all.row(query)[..head]);
+            let scores: Vec<f32> = keys.iter().enumerate().map(|(key, (k, k_scale))| {
+                let sum: i32 = q.iter().zip(k).map(|(q, k)| q * k).sum();
+                (sum as f32 * q_scale) * k_scale + if biased { bias[key + reach - 1 - query] } else { 0.0 }
+            }).collect();
+            let largest = scores.iter().copied().fold(f32::MIN, f32::max);
+            let p: Vec<i32> = scores
+                .iter()
+                .map(|score| (approximation::exp(score - largest) * 4095.0).round_ties_even() as i32)
+                .collect();
+            let inverse = 1.0 / p.iter().sum::<i32>() as f32;
+            let row = &output[query * (head + 3)..][..head + 3];
+            for (at, &found) in row.iter().enumerate() {
+                if at >= head {
+                    prop_assert_eq!(found, 7.0);
+                    continue;
+                }
+                let (v, v_scale) = &columns[at];
+                let sum: i32 = p.iter().zip(v).map(|(p, v)| p * v).sum();
+                let value = (sum as f32 * inverse) * v_scale;
+                prop_assert!(found == value || (found.is_nan() && value.is_nan()), "{} for {}", found, value);
+            }
+        }
+    }
+}
+
+/// All weights 4095 and all values at the ends, in many sizes.
+#[test]
+fn integer_attention_at_its_ends() {
+    for (q, v) in [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (0.0, -1.0), (1.0, 0.0)] {
+        for [tokens, head] in [[1, 1], [16, 16], [17, 32], [33, 65], [513, 33], [4096, 1]] {
+            let all = Matrix::of(tokens, 3 * head, |_, column| if column < 2 * head { q } else { v });
+            let output = same_bits(Attended { all: &all, bias: None, int8: true });
+            for row in output.chunks_exact(head + 3) {
+                let expected = ((4095.0 * 127.0 * v * tokens as f32) * (1.0 / (4095.0 * tokens as f32)))
+                    * (v.abs().max(1e-30) / 127.0);
+                assert!(row[..head].iter().all(|found| (found - expected).abs() <= expected.abs() * 1e-6));
             }
         }
     }
@@ -346,6 +421,12 @@ fn short_buffers_are_refused() {
             let panels = vec![0.0; 16 * 20 - 1];
             let linear = LinearF32 { outputs: 1, inputs: 20, panels: &panels, bias: &weight };
             assert!(kernels.linear_f32(input.view(), &linear, false, Matrix::zeros(3, 1).view_mut()).is_none());
+            let (all, mut to) = (Matrix::zeros(3, 9), Matrix::zeros(3, 3));
+            let [query, key, value] = [0, 3, 6].map(|first| &all.values[first..]);
+            let attention = Attention { query, key, value, tokens: 3, head: 3, stride: 16, bias: None };
+            assert!(kernels.attention_i8(attention, &mut [0.0; 12], to.view_mut()).is_none());
+            let attention = Attention { query, key, value: &value[..32], tokens: 3, head: 3, stride: 16, bias: None };
+            assert!(kernels.attention_i8(attention, &mut [0.0; 4096], to.view_mut()).is_none());
         }
     }
     for kernels in Kernels::ALL {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::LowerError;
 use super::expr::{Affine, Binary, Coefficient, Expr, Expressions, Id, Matrix, Reduction, Side, Unary, Values};
-use crate::program::{self, Document, Epilogue, Program, ProgramBuilder, Rows, Shape};
+use crate::program::{self, Document, Epilogue, Products, Program, ProgramBuilder, Rows, Shape};
 
 /// Finds the steps of a program in the expressions.
 pub(super) fn assemble(expressions: &Expressions, shape: Shape) -> Result<Program, LowerError> {
@@ -25,6 +25,8 @@ struct Assembler<'e> {
 const INVERSE_127: f32 = 1.0 / 127.0;
 /// The exporter's bound of a row's largest magnitude.
 const TINY: f32 = 1e-30;
+/// The largest rounded attention weight.
+const LEVELS: f32 = 4095.0;
 /// A bound that no score falls below, so that taking the larger of the two changes nothing.
 const LOWEST: f32 = -1e30;
 /// The logit of a sentence without tokens.
@@ -106,8 +108,14 @@ impl Assembler<'_> {
         let Expr::Context { weights, values, heads } = *graph.get(id) else {
             return Err(graph.refuse(id, "no attention"));
         };
-        let Expr::Softmax { scores, keys } = *graph.get(weights) else {
-            return Err(graph.refuse(weights, "attention without a softmax"));
+        let (scores, keys, products) = match *graph.get(weights) {
+            Expr::Softmax { scores, keys } => (scores, keys, Products::F32),
+            _ => {
+                let (scores, keys) = self
+                    .rounded_softmax(weights)
+                    .ok_or_else(|| graph.refuse(weights, "attention without a softmax"))?;
+                (scores, keys, Products::Int8)
+            }
         };
         // The same number added to every score changes no softmax.
         let (mut core, mut scale, mut bias) = (scores, 1.0, None);
@@ -124,7 +132,18 @@ impl Assembler<'_> {
                 _ => return Err(graph.refuse(core, "attention scores are not the product of queries and keys")),
             }
         };
-        let (query, key) = if keys == Side::Right { (left, right) } else { (right, left) };
+        let (mut query, mut key) = if keys == Side::Right { (left, right) } else { (right, left) };
+        let mut values = values;
+        if products == Products::Int8 {
+            let rounded = |id: Id, of: Option<Id>| {
+                of.ok_or_else(|| graph.refuse(id, "rounded attention weights with operands that are not rounded"))
+            };
+            (query, key) = (rounded(query, self.by_head(query, heads))?, rounded(key, self.by_head(key, heads))?);
+            values = rounded(values, self.by_dimension(values))?;
+            if scale != 1.0 {
+                return Err(graph.refuse(core, "a scale of the scores of rounded queries"));
+            }
+        }
         let [mut query, key, value] = [self.linear(query)?, self.linear(key)?, self.linear(values)?];
         query.scale(scale);
         if query.input != key.input || key.input != value.input {
@@ -142,7 +161,7 @@ impl Assembler<'_> {
         };
         let linear = self.store(&joined)?;
         let rows = self.builder.linear(input, linear, Epilogue::None);
-        Ok(self.builder.attention(rows, heads, relative_bias))
+        Ok(self.builder.attention(rows, heads, products, relative_bias))
     }
 
     fn relative_bias(&mut self, id: Id, heads: usize, scale: f32) -> Result<program::Vector, LowerError> {
@@ -210,21 +229,68 @@ impl Assembler<'_> {
         let graph = self.graph;
         let Expr::MatMul { input, weight } = graph.get(product) else { return None };
         let Expr::Unary(Unary::ToInt8, rounded) = *graph.get(*input) else { return None };
+        let by_row = |id: Id| match *graph.get(id) {
+            Expr::Reduce(Reduction::Max, magnitudes) => Some(magnitudes),
+            _ => None,
+        };
+        self.rounded(rounded, scale, by_row).map(|input| (input, weight))
+    }
+
+    /// `x` of `round(x * (127 / amax)) * (amax / 127)`, each token's part of each head rounded by itself.
+    fn by_head(&self, id: Id, heads: usize) -> Option<Id> {
+        self.rounded_product(id, |id| match *self.graph.get(id) {
+            Expr::ReduceHeads(Reduction::Max, magnitudes, same) if same == heads => Some(magnitudes),
+            Expr::Reduce(Reduction::Max, magnitudes) if heads == 1 => Some(magnitudes),
+            _ => None,
+        })
+    }
+
+    /// The same, each dimension rounded by itself, over all tokens.
+    fn by_dimension(&self, id: Id) -> Option<Id> {
+        self.rounded_product(id, |id| match *self.graph.get(id) {
+            Expr::ReduceTokens(Reduction::Max, magnitudes) => Some(magnitudes),
+            _ => None,
+        })
+    }
+
+    fn rounded_product(&self, id: Id, magnitudes: impl Fn(Id) -> Option<Id>) -> Option<Id> {
+        let Expr::Binary(Binary::Mul, a, b) = *self.graph.get(id) else { return None };
+        self.rounded(a, b, &magnitudes).or_else(|| self.rounded(b, a, &magnitudes))
+    }
+
+    /// Scores, and the side of the keys, of `p / sum p` with `p = round(4095 exp(score - largest))`.
+    fn rounded_softmax(&self, id: Id) -> Option<(Id, Side)> {
+        let graph = self.graph;
+        let Expr::Binary(Binary::Mul, a, b) = *graph.get(id) else { return None };
+        [(a, b), (b, a)].into_iter().find_map(|(weights, inverse)| {
+            let Expr::Unary(Unary::Recip, sum) = *graph.get(inverse) else { return None };
+            let Expr::ReduceSide(Reduction::Sum, of, keys) = *graph.get(sum) else { return None };
+            let Expr::Unary(Unary::RoundHalfToEven, scaled) = *graph.get(weights) else { return None };
+            let scaled = graph.affine(scaled, true);
+            let Expr::Unary(Unary::Exp, shifted) = *graph.get(scaled.core) else { return None };
+            let Expr::Binary(Binary::Sub, scores, largest) = *graph.get(shifted) else { return None };
+            let same = *graph.get(largest) == Expr::ReduceSide(Reduction::Max, scores, keys);
+            (of == weights && same && scaled.factor() == Some(LEVELS)).then_some((scores, keys))
+        })
+    }
+
+    /// `x`, where `rounded` is `round(x * (127 / amax))`, `scale` is `amax / 127`, and `magnitudes` gives that of which `amax` is
+    /// the largest.
+    fn rounded(&self, rounded: Id, scale: Id, magnitudes: impl Fn(Id) -> Option<Id>) -> Option<Id> {
+        let graph = self.graph;
         let Expr::Unary(Unary::RoundHalfToEven, scaled) = *graph.get(rounded) else { return None };
         let Expr::Binary(Binary::Mul, a, b) = *graph.get(scaled) else { return None };
         let largest = |id: Id, inverse: Id| {
             let inverse = graph.affine(inverse, true);
             let Expr::Unary(Unary::Recip, largest) = *graph.get(inverse.core) else { return None };
             let Expr::AtLeast(row_max, bound) = *graph.get(largest) else { return None };
-            let Expr::Reduce(Reduction::Max, magnitudes) = *graph.get(row_max) else { return None };
-            let Expr::Unary(Unary::Abs, of) = *graph.get(magnitudes) else { return None };
+            let Expr::Unary(Unary::Abs, of) = *graph.get(magnitudes(row_max)?) else { return None };
             (inverse.factor() == Some(127.0) && bound == TINY && of == id).then_some(largest)
         };
         let (input, largest) =
             largest(a, b).map(|largest| (a, largest)).or_else(|| largest(b, a).map(|largest| (b, largest)))?;
         let scale = graph.affine(scale, true);
-        (scale.core == largest && scale.factor().is_some_and(|factor| near(factor, INVERSE_127)))
-            .then_some((input, weight))
+        (scale.core == largest && scale.factor().is_some_and(|factor| near(factor, INVERSE_127))).then_some(input)
     }
 
     /// A layer normalisation, as one operator or taken apart.

@@ -24,7 +24,7 @@ struct Expression {
 }
 
 /// What a tensor holds, whatever the order of its axes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Expr {
     /// Not part of any program: why.
     Unknown(String),
@@ -54,6 +54,12 @@ pub(super) enum Expr {
     Binary(Binary, Id, Id),
     /// Over all features.
     Reduce(Reduction, Id),
+    /// Over the features of each of this many heads; stands for the same at all of them.
+    ReduceHeads(Reduction, Id, usize),
+    /// Over all tokens.
+    ReduceTokens(Reduction, Id),
+    /// Over the tokens of one side of scores.
+    ReduceSide(Reduction, Id, Side),
     /// Over all sentences.
     ReduceSentences(Reduction, Id),
     /// `x / sqrt(mean of x^2 + epsilon)` over all features.
@@ -86,7 +92,7 @@ pub(super) enum Expr {
         scores: Id,
         keys: Side,
     },
-    /// Softmax times the rows of a tensor, head by head.
+    /// Attention weights times the rows of a tensor, head by head.
     Context {
         weights: Id,
         values: Id,

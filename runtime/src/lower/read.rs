@@ -428,7 +428,16 @@ impl Reader<'_> {
             [Axis::Sentence] => {
                 Some(self.named(Expr::ReduceSentences(reduction, *id), self.expressions.width(*id), left))
             }
+            [Axis::Token] => Some(self.named(Expr::ReduceTokens(reduction, *id), self.expressions.width(*id), left)),
+            [Axis::Left] => Some(self.named(Expr::ReduceSide(reduction, *id, Side::Left), 1, left)),
+            [Axis::Right] => Some(self.named(Expr::ReduceSide(reduction, *id, Side::Right), 1, left)),
             _ if features == self.expressions.width(*id) => Some(self.named(Expr::Reduce(reduction, *id), 1, left)),
+            [Axis::Feature { size, stride: 1 }] => {
+                let width = self.expressions.width(*id);
+                let heads = width / size;
+                let by_head = axes.contains(&Axis::Feature { size: heads, stride: size }) && heads * size == width;
+                by_head.then(|| self.named(Expr::ReduceHeads(reduction, *id, heads), width, left))
+            }
             _ => None,
         }
     }
@@ -607,6 +616,8 @@ impl Reader<'_> {
                     (_, &Expr::Member(count)) => self.sums(a, (count, b.1), &places, &mut result),
                     (Expr::Softmax { .. }, _) => self.context(a, b, &places, &mut result),
                     (_, Expr::Softmax { .. }) => self.context(b, a, &swapped, &mut result),
+                    _ if has_sides(a.1) => self.context((a.0, &keyed(a.1, &places)?), b, &places, &mut result),
+                    _ if has_sides(b.1) => self.context((b.0, &keyed(b.1, &swapped)?), a, &swapped, &mut result),
                     _ => self.scores(a, b, &places, &mut result),
                 }
             }
@@ -848,6 +859,22 @@ impl Place {
     fn swapped(self) -> Self {
         Self { a: self.b, b: self.a, out: self.out }
     }
+}
+
+fn has_sides(axes: &[Axis]) -> bool {
+    axes.iter().any(|axis| matches!(axis, Axis::Left | Axis::Right))
+}
+
+/// The axes of attention weights, of which the side that is contracted has the keys.
+fn keyed(axes: &[Axis], places: &[Place]) -> Option<Vec<Axis>> {
+    let sides = places.iter().filter(|place| place.out.is_none()).filter_map(|place| axes.get(place.a?));
+    let keys = *sides.clone().find(|axis| has_sides(&[**axis]))?;
+    let named = |axis: &Axis| match *axis {
+        axis if axis == keys => Axis::Key,
+        Axis::Left | Axis::Right => Axis::Token,
+        axis => axis,
+    };
+    Some(axes.iter().map(named).collect())
 }
 
 struct EinsumResult {

@@ -1,7 +1,7 @@
 use super::weights::Weights;
 use super::{
-    ALIGNMENT, Document, Epilogue, LANES, Linear, Norm, Panels, Program, ProgramError, Rows, Shape, Step, Table,
-    TableValues, Vector, round_up,
+    ALIGNMENT, Document, Epilogue, LANES, Linear, Norm, Panels, Products, Program, ProgramError, Rows, Shape, Step,
+    Table, TableValues, Vector, round_up,
 };
 
 /// Packs weights and strings steps together.
@@ -168,13 +168,14 @@ impl ProgramBuilder {
     }
 
     /// Adds [`Step::Attention`].
-    pub fn attention(&mut self, input: Rows, heads: usize, relative_bias: Option<Vector>) -> Rows {
+    pub fn attention(&mut self, input: Rows, heads: usize, products: Products, relative_bias: Option<Vector>) -> Rows {
         let width = self.widths.get(input.index()).map_or(0, |width| width / 3);
         let output = self.rows(width);
         // A number of heads beyond `u32` divides no width, so that the check of the whole refuses it.
         self.steps.push(Step::Attention {
             input,
             heads: u32::try_from(heads).unwrap_or(u32::MAX),
+            products,
             relative_bias,
             output,
         });

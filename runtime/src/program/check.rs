@@ -71,7 +71,7 @@ impl Checker<'_> {
                 )?;
                 self.linear(linear)
             }
-            Step::Attention { input, heads, relative_bias, output } => {
+            Step::Attention { input, heads, relative_bias, output, products: _ } => {
                 let inputs = self.read(input)?;
                 let outputs = self.write(output)?;
                 fits(inputs == 3 * outputs, "an attention and its rows")?;

@@ -2,7 +2,7 @@ use core::ops::Range;
 
 use crate::kernels::Attention;
 
-use super::{ALIGNMENT, Epilogue, LANES, Panels, ProgramError, Rows, Shape, Step};
+use super::{ALIGNMENT, Epilogue, LANES, Panels, Products, ProgramError, Rows, Shape, Step};
 
 /// Where every buffer of a run lies in the arena, for any number of tokens up to the maximum.
 ///
@@ -139,8 +139,12 @@ fn work_len(shape: &Shape, rows: &[RowsPlan], step: &Step) -> usize {
     match *step {
         // Rows of a block before the layer normalisation, and before they are rounded.
         Step::Embed { output, .. } | Step::Linear { output, .. } => 4 * BLOCK * float_stride(width(output)),
-        Step::Attention { output, heads, .. } => {
-            4 * Attention::work_len(shape.max_tokens, width(output) / heads as usize)
+        Step::Attention { output, heads, products, .. } => {
+            let head = width(output) / heads as usize;
+            4 * match products {
+                Products::F32 => Attention::work_len_f32(shape.max_tokens, head),
+                Products::Int8 => Attention::work_len_i8(shape.max_tokens, head),
+            }
         }
         // Sums, numbers of tokens and logits of all sentences and of the document.
         Step::Head { input, .. } => {

@@ -10,18 +10,22 @@
 //! | u32, u32 each | number of rows, their widths |
 //! | u32, ... | number of steps, the steps: a u32 that says which, and its fields in the order of their declaration |
 //!
-//! An optional field is a u32, 0 or 1, and the field if 1.
+//! An optional field is a u32, 0 or 1, and the field if 1. Version 2 is version 1 with one more kind of step, an attention
+//! with int8 products; a program without one is stored as version 1.
 
 use core::ops::Range;
 
 use super::weights::Weights;
 use super::{
-    ALIGNMENT, Document, Epilogue, Linear, Norm, Panels, Program, ProgramError, Rows, Shape, Step, Table, TableValues,
-    Vector, check::MAX_STEPS, round_up,
+    ALIGNMENT, Document, Epilogue, Linear, Norm, Panels, Products, Program, ProgramError, Rows, Shape, Step, Table,
+    TableValues, Vector, check::MAX_STEPS, round_up,
 };
 
 const MAGIC: &[u8; 8] = b"KDHPROG\0";
-pub(super) const VERSION: u32 = 1;
+/// The newest version.
+pub(super) const VERSION: u32 = 2;
+/// The first version with int8 attention.
+const INT8_ATTENTION: u32 = 2;
 /// Magic, version, length of the head, length of the weights.
 const PREAMBLE: usize = 24;
 
@@ -41,7 +45,9 @@ pub(super) fn write(program: &Program) -> Vec<u8> {
     let head_len = bytes.len() as u32;
     let weights = program.weights.bytes();
     bytes[..8].copy_from_slice(MAGIC);
-    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let int8 = |step: &Step| matches!(step, Step::Attention { products: Products::Int8, .. });
+    let version = if program.steps.iter().any(int8) { INT8_ATTENTION } else { 1 };
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
     bytes[12..16].copy_from_slice(&head_len.to_le_bytes());
     bytes[16..24].copy_from_slice(&(weights.len() as u64).to_le_bytes());
     bytes.extend_from_slice(weights);
@@ -58,7 +64,7 @@ pub(super) fn read(
         return Err(ProgramError::NotAProgram);
     }
     let version = input.u32()?;
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(ProgramError::Version(version));
     }
     let head_len = input.u32()? as usize;
@@ -72,7 +78,7 @@ pub(super) fn read(
     let [labels, max_sentences, max_tokens, vocabulary] = input.numbers()?.map(|number| number as usize);
     let shape = Shape { labels, max_sentences, max_tokens, vocabulary };
     let widths = input.list(Reader::u32)?;
-    let steps = input.list(Reader::step)?;
+    let steps = input.list(|input| input.step(version))?;
     if input.0.len() >= ALIGNMENT || input.0.iter().any(|&byte| byte != 0) {
         return Err(ProgramError::Malformed("padding"));
     }
@@ -110,8 +116,11 @@ impl Writer {
                 }
                 self.u32(output.0);
             }
-            Step::Attention { input, heads, relative_bias, output } => {
-                self.u32(2);
+            Step::Attention { input, heads, products, relative_bias, output } => {
+                self.u32(match products {
+                    Products::F32 => 2,
+                    Products::Int8 => 4,
+                });
                 self.u32(input.0);
                 self.u32(heads);
                 self.u32(u32::from(relative_bias.is_some()));
@@ -213,7 +222,7 @@ impl<'b> Reader<'b> {
         (0..len).map(|_| item(self)).collect()
     }
 
-    fn step(&mut self) -> Result<Step, ProgramError> {
+    fn step(&mut self, version: u32) -> Result<Step, ProgramError> {
         match self.u32()? {
             0 => Ok(Step::Embed {
                 words: self.table()?,
@@ -227,15 +236,21 @@ impl<'b> Reader<'b> {
                 epilogue: self.epilogue()?,
                 output: Rows(self.u32()?),
             }),
-            2 => Ok(Step::Attention {
-                input: Rows(self.u32()?),
-                heads: self.u32()?,
-                relative_bias: self.optional(Self::vector)?,
-                output: Rows(self.u32()?),
-            }),
+            2 => self.attention(Products::F32),
             3 => Ok(Step::Head { input: Rows(self.u32()?), linear: self.linear()?, document: self.document()? }),
+            4 if version >= INT8_ATTENTION => self.attention(Products::Int8),
             _ => Err(ProgramError::Malformed("steps")),
         }
+    }
+
+    fn attention(&mut self, products: Products) -> Result<Step, ProgramError> {
+        Ok(Step::Attention {
+            input: Rows(self.u32()?),
+            heads: self.u32()?,
+            products,
+            relative_bias: self.optional(Self::vector)?,
+            output: Rows(self.u32()?),
+        })
     }
 
     fn epilogue(&mut self) -> Result<Epilogue, ProgramError> {

@@ -7,10 +7,13 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::neon::{self, Sums, TileI8};
+use super::neon::{self, Quad, Sums};
+use crate::kernels::attention;
 use crate::kernels::family::{
-    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
+use crate::kernels::floats;
+use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
 
 /// NEON and the dot product. Inputs are signed bytes.
 #[derive(Clone, Copy)]
@@ -23,65 +26,59 @@ impl NeonDotprod {
     }
 }
 
-impl Family for NeonDotprod {
-    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        neon::quantize(input, output)
-    }
+neon::neon_family!(NeonDotprod);
 
-    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves what `product` needs; it is called with rows and panels that are there.
-        unsafe { neon::linear_i8::<{ neon::ROWS }>(input, linear, gelu, output, product) }
-    }
+// SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
+impl IntegerTiles for NeonDotprod {
+    type Lanes = Quad;
 
-    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        neon::linear_f32(input, linear, gelu, output)
-    }
+    const ROWS: usize = neon::ROWS;
+    const PANELS: usize = 1;
 
-    fn norm(
-        self,
-        input: FloatsMut<'_>,
-        residual: Option<Floats<'_>>,
-        norm: &NormView<'_>,
-        output: FloatsMut<'_>,
-    ) -> Option<()> {
-        neon::norm(input, residual, norm, output)
-    }
-
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        neon::attention(attention, work, output)
-    }
-}
-
-#[target_feature(enable = "neon,dotprod")]
-unsafe fn product(tile: &TileI8, rows: usize, sums: &mut Sums) {
-    // SAFETY: as this function's.
-    unsafe {
-        match rows {
-            1 => product_of::<1>(tile, sums),
-            2 => product_of::<2>(tile, sums),
-            3 => product_of::<3>(tile, sums),
-            4 => product_of::<4>(tile, sums),
-            5 => product_of::<5>(tile, sums),
-            _ => product_of::<6>(tile, sums),
+    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+        // SAFETY: as this function's.
+        unsafe {
+            let mut sums = [[vdupq_n_s32(0); 4]; neon::ROWS];
+            for plane in 0..tile.planes {
+                neon::shift(&mut sums);
+                product(tile, tile.left.add(plane * tile.plane).cast(), rows, &mut sums);
+            }
+            neon::finish(tile, rows, &sums);
         }
     }
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
+unsafe fn product(tile: &IntegerTile, left: *const i8, rows: usize, sums: &mut Sums) {
+    // SAFETY: as this function's.
+    unsafe {
+        match rows {
+            1 => product_of::<1>(tile, left, sums),
+            2 => product_of::<2>(tile, left, sums),
+            3 => product_of::<3>(tile, left, sums),
+            4 => product_of::<4>(tile, left, sums),
+            5 => product_of::<5>(tile, left, sums),
+            _ => product_of::<6>(tile, left, sums),
+        }
+    }
+}
+
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn product_of<const ROWS: usize>(tile: &IntegerTile, left: *const i8, sums: &mut Sums) {
     // SAFETY: rows, padded to a multiple of 16 bytes, and panel are inside their buffers.
     unsafe {
         let mut own = [[vdupq_n_s32(0); 4]; ROWS];
+        own.copy_from_slice(&sums[..ROWS]);
         let mut quad = 0;
         while quad + 4 <= tile.quads {
             let mut inputs = [vdupq_n_s8(0); ROWS];
             for row in 0..ROWS {
-                inputs[row] = vld1q_s8(tile.input.add(row * tile.stride + quad * 4));
+                inputs[row] = vld1q_s8(left.add(row * tile.left_stride + quad * 4));
             }
             macro_rules! by_lane {
                 ($($lane:literal)*) => {
                     $(for four in 0..4 {
-                        let weights = vld1q_s8(tile.panel.add((quad + $lane) * 64 + four * 16));
+                        let weights = vld1q_s8(tile.right.add((quad + $lane) * 64 + four * 16));
                         for row in 0..ROWS {
                             own[row][four] = dot::<$lane>(own[row][four], weights, inputs[row]);
                         }
@@ -93,9 +90,9 @@ unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
         }
         while quad < tile.quads {
             for four in 0..4 {
-                let weights = vld1q_s8(tile.panel.add(quad * 64 + four * 16));
+                let weights = vld1q_s8(tile.right.add(quad * 64 + four * 16));
                 for row in 0..ROWS {
-                    let input = tile.input.add(row * tile.stride + quad * 4).cast::<i32>().read_unaligned();
+                    let input = left.add(row * tile.left_stride + quad * 4).cast::<i32>().read_unaligned();
                     own[row][four] = dot::<0>(own[row][four], weights, vreinterpretq_s8_s32(vdupq_n_s32(input)));
                 }
             }

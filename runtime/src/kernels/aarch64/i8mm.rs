@@ -7,10 +7,13 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::neon::{self, Sums, TileI8};
+use super::neon::{self, Quad, Sums};
+use crate::kernels::attention;
 use crate::kernels::family::{
-    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
+use crate::kernels::floats;
+use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
 
 /// NEON and the int8 matrix product. Inputs are signed bytes.
 #[derive(Clone, Copy)]
@@ -23,50 +26,43 @@ impl NeonI8mm {
     }
 }
 
-impl Family for NeonI8mm {
-    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        neon::quantize(input, output)
-    }
+neon::neon_family!(NeonI8mm);
 
-    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves what `product` needs; it is called with rows and panels that are there.
-        unsafe { neon::linear_i8::<{ neon::ROWS }>(input, linear, gelu, output, product) }
-    }
+// SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
+impl IntegerTiles for NeonI8mm {
+    type Lanes = Quad;
 
-    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        neon::linear_f32(input, linear, gelu, output)
-    }
+    const ROWS: usize = neon::ROWS;
+    const PANELS: usize = 1;
 
-    fn norm(
-        self,
-        input: FloatsMut<'_>,
-        residual: Option<Floats<'_>>,
-        norm: &NormView<'_>,
-        output: FloatsMut<'_>,
-    ) -> Option<()> {
-        neon::norm(input, residual, norm, output)
-    }
-
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        neon::attention(attention, work, output)
+    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+        // SAFETY: as this function's.
+        unsafe {
+            let mut sums = [[vdupq_n_s32(0); 4]; neon::ROWS];
+            for plane in 0..tile.planes {
+                neon::shift(&mut sums);
+                product(tile, tile.left.add(plane * tile.plane).cast(), rows, &mut sums);
+            }
+            neon::finish(tile, rows, &sums);
+        }
     }
 }
 
 #[target_feature(enable = "neon,i8mm")]
-unsafe fn product(tile: &TileI8, rows: usize, sums: &mut Sums) {
+unsafe fn product(tile: &IntegerTile, left: *const i8, rows: usize, sums: &mut Sums) {
     // SAFETY: as this function's.
     unsafe {
         match rows {
-            1 | 2 => product_of::<1>(tile, rows, sums),
-            3 | 4 => product_of::<2>(tile, rows, sums),
-            _ => product_of::<3>(tile, rows, sums),
+            1 | 2 => product_of::<1>(tile, left, rows, sums),
+            3 | 4 => product_of::<2>(tile, left, rows, sums),
+            _ => product_of::<3>(tile, left, rows, sums),
         }
     }
 }
 
 /// `PAIRS` pairs of rows; the last one's second row may be missing, and is then the first once more.
 #[target_feature(enable = "neon,i8mm")]
-unsafe fn product_of<const PAIRS: usize>(tile: &TileI8, rows: usize, sums: &mut Sums) {
+unsafe fn product_of<const PAIRS: usize>(tile: &IntegerTile, left: *const i8, rows: usize, sums: &mut Sums) {
     // SAFETY: rows, padded to a multiple of 16 bytes, and panel are inside their buffers.
     unsafe {
         // Two outputs a register: of the first row, then of the second.
@@ -76,13 +72,13 @@ unsafe fn product_of<const PAIRS: usize>(tile: &TileI8, rows: usize, sums: &mut 
             let next = quad + 1 < tile.quads;
             let mut inputs = [vdupq_n_s8(0); PAIRS];
             for pair in 0..PAIRS {
-                let first = tile.input.add(2 * pair * tile.stride + quad * 4);
-                let second = if 2 * pair + 1 < rows { first.add(tile.stride) } else { first };
+                let first = left.add(2 * pair * tile.left_stride + quad * 4);
+                let second = if 2 * pair + 1 < rows { first.add(tile.left_stride) } else { first };
                 inputs[pair] = vcombine_s8(vld1_s8(first), vld1_s8(second));
             }
             for four in 0..4 {
-                let low = vreinterpretq_s32_s8(vld1q_s8(tile.panel.add(quad * 64 + four * 16)));
-                let high = if next { tile.panel.add((quad + 1) * 64 + four * 16) } else { ZEROS.as_ptr() };
+                let low = vreinterpretq_s32_s8(vld1q_s8(tile.right.add(quad * 64 + four * 16)));
+                let high = if next { tile.right.add((quad + 1) * 64 + four * 16) } else { ZEROS.as_ptr() };
                 let high = vreinterpretq_s32_s8(vld1q_s8(high));
                 let first = vreinterpretq_s8_s32(vzip1q_s32(low, high));
                 let second = vreinterpretq_s8_s32(vzip2q_s32(low, high));
@@ -97,8 +93,9 @@ unsafe fn product_of<const PAIRS: usize>(tile: &TileI8, rows: usize, sums: &mut 
             for four in 0..4 {
                 let [first, second] =
                     [own[pair][2 * four], own[pair][2 * four + 1]].map(|sum| vreinterpretq_s64_s32(sum));
-                sums[2 * pair][four] = vreinterpretq_s32_s64(vzip1q_s64(first, second));
-                sums[2 * pair + 1][four] = vreinterpretq_s32_s64(vzip2q_s64(first, second));
+                let [low, high] = [vzip1q_s64(first, second), vzip2q_s64(first, second)];
+                sums[2 * pair][four] = vaddq_s32(sums[2 * pair][four], vreinterpretq_s32_s64(low));
+                sums[2 * pair + 1][four] = vaddq_s32(sums[2 * pair + 1][four], vreinterpretq_s32_s64(high));
             }
         }
     }

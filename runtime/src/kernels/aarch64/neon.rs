@@ -6,10 +6,12 @@
 
 use core::arch::aarch64::*;
 
+use crate::kernels::attention;
 use crate::kernels::family::{
-    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
-use crate::kernels::floats::{self, Columns, Finish, Tile, tiles};
+use crate::kernels::floats::{self, Columns, Finish, Tile};
+use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
 use crate::kernels::lanes::Lanes;
 
 /// NEON without a dot product: products of bytes are added in pairs in 16 bits, which `2 * 127 * 127 < 2^15` allows, and
@@ -24,74 +26,91 @@ impl Neon {
     }
 }
 
-impl Family for Neon {
-    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        quantize(input, output)
-    }
+// NEON is part of the target, so that nothing but the int8 products has to be compiled apart.
+macro_rules! neon_family {
+    ($family:ident) => {
+        impl Family for $family {
+            fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
+                // SAFETY: the buffers hold what is read and written.
+                family::quantize_fits(&input, &output).then(|| unsafe { floats::quantize::<Quad>(input, output) })
+            }
 
-    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `product` needs NEON, which is there, and is called with rows and panels that are there.
-        unsafe { linear_i8::<2>(input, linear, gelu, output, product) }
-    }
+            fn linear_i8(
+                self,
+                input: Integers<'_>,
+                linear: &LinearI8<'_>,
+                gelu: bool,
+                output: FloatsMut<'_>,
+            ) -> Option<()> {
+                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                family::linear_i8_fits(&input, linear, &output)
+                    .then(|| unsafe { integers::linear::<Self>(input, linear, gelu, output) })
+            }
 
-    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        linear_f32(input, linear, gelu, output)
-    }
+            fn linear_f32(
+                self,
+                input: Floats<'_>,
+                linear: &LinearF32<'_>,
+                gelu: bool,
+                output: FloatsMut<'_>,
+            ) -> Option<()> {
+                // SAFETY: the buffers hold what is read and written.
+                family::linear_f32_fits(&input, linear, &output)
+                    .then(|| unsafe { floats::linear::<Quad>(input, linear, gelu, output) })
+            }
 
-    fn norm(
-        self,
-        input: FloatsMut<'_>,
-        residual: Option<Floats<'_>>,
-        norm: &NormView<'_>,
-        output: FloatsMut<'_>,
-    ) -> Option<()> {
-        self::norm(input, residual, norm, output)
-    }
+            fn norm(
+                self,
+                input: FloatsMut<'_>,
+                residual: Option<Floats<'_>>,
+                norm: &NormView<'_>,
+                output: FloatsMut<'_>,
+            ) -> Option<()> {
+                // SAFETY: the buffers hold what is read and written.
+                family::norm_fits(&input, residual.as_ref(), norm, &output)
+                    .then(|| unsafe { floats::norm::<Quad>(input, residual, norm, output) })
+            }
 
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        self::attention(attention, work, output)
-    }
+            fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+                // SAFETY: the buffers hold what is read and written.
+                family::attention_f32_fits(&attention, work, &output)
+                    .then(|| unsafe { floats::attention::<Quad>(&attention, work, output) })
+            }
+
+            fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                family::attention_i8_fits(&attention, work, &output)
+                    .then(|| unsafe { attention::attention::<Self>(&attention, work, output) })
+            }
+        }
+    };
 }
+pub(super) use neon_family;
 
-// What the families with NEON share. NEON is part of the target, so that nothing has to be compiled apart.
+neon_family!(Neon);
 
-pub(super) fn quantize(input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-    let width = input.width.next_multiple_of(16);
-    // SAFETY: the buffers hold what is read and written.
-    (input.holds(width) && output.holds(input.rows, width)).then(|| unsafe { floats::quantize::<Quad>(input, output) })
-}
+// SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
+impl IntegerTiles for Neon {
+    type Lanes = Quad;
 
-pub(super) fn linear_f32(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-    let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
-    // SAFETY: the buffers hold what is read and written.
-    (fits && input.holds(input.width) && linear.holds() && output.holds(output.width.next_multiple_of(16)))
-        .then(|| unsafe { floats::linear::<Quad>(input, linear, gelu, output) })
-}
+    const ROWS: usize = 2;
+    const PANELS: usize = 1;
 
-pub(super) fn norm(
-    input: FloatsMut<'_>,
-    residual: Option<Floats<'_>>,
-    norm: &NormView<'_>,
-    output: FloatsMut<'_>,
-) -> Option<()> {
-    // SAFETY: the buffers hold what is read and written.
-    floats::norm_fits(&input, residual.as_ref(), norm, &output)
-        .then(|| unsafe { floats::norm::<Quad>(input, residual, norm, output) })
-}
-
-pub(super) fn attention(attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-    // SAFETY: the buffers hold what is read and written.
-    floats::attention_fits(&attention, work, &output)
-        .then(|| unsafe { floats::attention::<Quad>(&attention, work, output) })
-}
-
-/// Some rows of an int8 layer's input by one panel of its weights. Rows are padded with zeros to a multiple of 16 bytes.
-#[derive(Clone, Copy)]
-pub(super) struct TileI8 {
-    pub(super) input: *const i8,
-    pub(super) stride: usize,
-    pub(super) panel: *const i8,
-    pub(super) quads: usize,
+    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+        // SAFETY: as this function's.
+        unsafe {
+            let mut sums = [[vdupq_n_s32(0); 4]; ROWS];
+            for plane in 0..tile.planes {
+                let left = tile.left.add(plane * tile.plane).cast();
+                shift(&mut sums);
+                match rows {
+                    1 => product_of::<1>(tile, left, &mut sums),
+                    _ => product_of::<2>(tile, left, &mut sums),
+                }
+            }
+            finish(tile, rows, &sums);
+        }
+    }
 }
 
 /// Sums of up to [`ROWS`] rows and 16 outputs.
@@ -100,68 +119,38 @@ pub(super) type Sums = [[int32x4_t; 4]; ROWS];
 /// Rows of a tile at most: with 16 outputs, 24 of 32 registers hold sums.
 pub(super) const ROWS: usize = 6;
 
-/// Goes through the tiles of an int8 layer, at most `MOST` rows high.
-///
-/// # Safety
-///
-/// `product` may be called on this processor, for 1 to `MOST` rows.
+/// Makes room for the six bits of the next plane.
 #[inline(always)]
-pub(super) unsafe fn linear_i8<const MOST: usize>(
-    input: Integers<'_>,
-    linear: &LinearI8<'_>,
-    gelu: bool,
-    output: FloatsMut<'_>,
-    product: unsafe fn(&TileI8, usize, &mut Sums),
-) -> Option<()> {
-    let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
-    let holds = input.holds(input.width.next_multiple_of(16)) && linear.holds();
-    (fits && holds && output.holds(output.width.next_multiple_of(16))).then_some(())?;
-    let quads = linear.inputs.div_ceil(4);
-    for panel in 0..linear.outputs.div_ceil(16) {
-        for (first, rows) in tiles(input.rows, MOST) {
-            // SAFETY: panel and rows are inside their buffers.
-            unsafe {
-                let tile = TileI8 {
-                    input: input.values.as_ptr().add(first * input.stride).cast(),
-                    stride: input.stride,
-                    panel: linear.panels.as_ptr().add(panel * quads * 64),
-                    quads,
-                };
-                let mut sums = [[vdupq_n_s32(0); 4]; ROWS];
-                product(&tile, rows, &mut sums);
-                let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
-                for row in 0..rows {
-                    let by_row = vdupq_n_f32(*input.scales.as_ptr().add(first + row));
-                    for four in 0..4 {
-                        let at = panel * 16 + four * 4;
-                        let value = vmulq_f32(vcvtq_f32_s32(sums[row][four]), by_row);
-                        let value = vmulq_f32(value, vld1q_f32(linear.scales.as_ptr().add(at)));
-                        let value = vaddq_f32(value, vld1q_f32(linear.bias.as_ptr().add(at)));
-                        vst1q_f32(to.add(row * output.stride + four * 4), value);
-                    }
-                }
-                if gelu {
-                    let tile = Tile { from: to, from_stride: output.stride, to, to_stride: output.stride };
-                    floats::gelu::<Quad>(tile, rows, false);
-                }
+pub(super) unsafe fn shift(sums: &mut Sums) {
+    for row in sums {
+        for four in row {
+            // SAFETY: NEON is part of the target.
+            *four = unsafe { vshlq_n_s32::<6>(*four) };
+        }
+    }
+}
+
+/// Adds what the sums start from, scales them and stores them.
+#[inline(always)]
+pub(super) unsafe fn finish(tile: &IntegerTile, rows: usize, sums: &Sums) {
+    // SAFETY: rows, panel and output are inside their buffers.
+    unsafe {
+        for row in 0..rows.min(ROWS) {
+            let by_row = vdupq_n_f32(*tile.row_scales.add(row));
+            for four in 0..4 {
+                let at = four * 4;
+                let sum = vaddq_s32(sums[row][four], vld1q_s32(tile.start.add(at)));
+                let value = vmulq_f32(vcvtq_f32_s32(sum), by_row);
+                let value = vmulq_f32(value, vld1q_f32(tile.scales.add(at)));
+                let value = vaddq_f32(value, vld1q_f32(tile.bias.add(at)));
+                vst1q_f32(tile.to.add(row * tile.to_stride + at), value);
             }
         }
     }
-    Some(())
-}
-
-unsafe fn product(tile: &TileI8, rows: usize, sums: &mut Sums) {
-    // SAFETY: as this function's.
-    unsafe {
-        match rows {
-            1 => product_of::<1>(tile, sums),
-            _ => product_of::<2>(tile, sums),
-        }
-    }
 }
 
 #[inline(always)]
-unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
+unsafe fn product_of<const ROWS: usize>(tile: &IntegerTile, left: *const i8, sums: &mut Sums) {
     // SAFETY: rows and panel are inside their buffers.
     unsafe {
         // Two outputs a register, of each the even and the odd pair of inputs.
@@ -169,10 +158,10 @@ unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
         let mut quad = 0;
         while quad < tile.quads {
             let next = quad + 1 < tile.quads;
-            let weights = tile.panel.add(quad * 64);
+            let weights = tile.right.add(quad * 64);
             let mut inputs = [[vdupq_n_s8(0); 2]; ROWS];
             for row in 0..ROWS {
-                let from = tile.input.add(row * tile.stride + quad * 4).cast::<i32>();
+                let from = left.add(row * tile.left_stride + quad * 4).cast::<i32>();
                 inputs[row][0] = vreinterpretq_s8_s32(vdupq_n_s32(from.read_unaligned()));
                 if next {
                     inputs[row][1] = vreinterpretq_s8_s32(vdupq_n_s32(from.add(1).read_unaligned()));
@@ -194,7 +183,8 @@ unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
         }
         for row in 0..ROWS {
             for four in 0..4 {
-                sums[row][four] = vpaddq_s32(pairs[row][2 * four], pairs[row][2 * four + 1]);
+                let sum = vpaddq_s32(pairs[row][2 * four], pairs[row][2 * four + 1]);
+                sums[row][four] = vaddq_s32(sums[row][four], sum);
             }
         }
     }
@@ -202,7 +192,7 @@ unsafe fn product_of<const ROWS: usize>(tile: &TileI8, sums: &mut Sums) {
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Quad([float32x4_t; 4]);
+pub(in crate::kernels) struct Quad([float32x4_t; 4]);
 
 impl Quad {
     #[inline(always)]
@@ -216,6 +206,7 @@ impl Quad {
 impl Lanes for Quad {
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
+    const OFFSET: u8 = 0;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -339,11 +330,53 @@ impl Lanes for Quad {
 
     #[inline(always)]
     unsafe fn store_integers(self, to: *mut u8) {
-        let [a, b, c, d] = self.0;
+        unsafe { vst1q_s8(to.cast(), integers(self)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8) {
         unsafe {
-            let narrow = |low, high| vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(low)), vqmovn_s32(vcvtnq_s32_f32(high)));
-            let bytes = vcombine_s8(vqmovn_s16(narrow(a, b)), vqmovn_s16(narrow(c, d)));
-            vst1q_s8(to.cast(), bytes);
+            let mut bits = [vdupq_n_u32(0); 4];
+            for four in 0..4 {
+                bits[four] = vreinterpretq_u32_f32(self.0[four]);
+            }
+            store_six_bits(bits, lower);
+            for four in &mut bits {
+                *four = vshrq_n_u32::<6>(*four);
+            }
+            store_six_bits(bits, upper);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(rows: [Self; 4], to: *mut i8) {
+        unsafe {
+            let mut bytes = [vdupq_n_s8(0); 4];
+            for (row, bytes) in rows.iter().zip(&mut bytes) {
+                *bytes = integers(*row);
+            }
+            vst4q_s8(to, int8x16x4_t(bytes[0], bytes[1], bytes[2], bytes[3]));
+        }
+    }
+}
+
+/// The lower six bits of sixteen lanes as bytes.
+#[inline(always)]
+unsafe fn store_six_bits(lanes: [uint32x4_t; 4], to: *mut u8) {
+    let [a, b, c, d] = lanes;
+    unsafe {
+        let narrow = |low, high| vcombine_u16(vmovn_u32(low), vmovn_u32(high));
+        let bytes = vcombine_u8(vmovn_u16(narrow(a, b)), vmovn_u16(narrow(c, d)));
+        vst1q_u8(to, vandq_u8(bytes, vdupq_n_u8(63)));
+    }
+}
+
+/// Each lane rounded to the nearest integer, ties to even.
+#[inline(always)]
+unsafe fn integers(lanes: Quad) -> int8x16_t {
+    let [a, b, c, d] = lanes.0;
+    unsafe {
+        let narrow = |low, high| vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(low)), vqmovn_s32(vcvtnq_s32_f32(high)));
+        vcombine_s8(vqmovn_s16(narrow(a, b)), vqmovn_s16(narrow(c, d)))
     }
 }

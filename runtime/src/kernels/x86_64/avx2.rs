@@ -5,10 +5,12 @@
 
 use core::arch::x86_64::*;
 
+use crate::kernels::attention;
 use crate::kernels::family::{
-    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
 use crate::kernels::floats::{self, Columns, Finish, Tile};
+use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
 use crate::kernels::lanes::Lanes;
 
 /// AVX2 and FMA. Inputs are signed bytes; a product is that of the input's magnitude with the weight under the input's sign,
@@ -25,24 +27,18 @@ impl Avx2 {
 
 impl Family for Avx2 {
     fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        let width = input.width.next_multiple_of(16);
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        (input.holds(width) && output.holds(input.rows, width)).then(|| unsafe { quantize(input, output) })
+        family::quantize_fits(&input, &output).then(|| unsafe { quantize(input, output) })
     }
 
     fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
-        let holds = input.holds(input.width.next_multiple_of(4)) && linear.holds();
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        (fits && holds && output.holds(output.width.next_multiple_of(16)))
-            .then(|| unsafe { linear_i8(input, linear, gelu, output) })
+        family::linear_i8_fits(&input, linear, &output).then(|| unsafe { linear_i8(input, linear, gelu, output) })
     }
 
     fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        (fits && input.holds(input.width) && linear.holds() && output.holds(output.width.next_multiple_of(16)))
-            .then(|| unsafe { linear_f32(input, linear, gelu, output) })
+        family::linear_f32_fits(&input, linear, &output).then(|| unsafe { linear_f32(input, linear, gelu, output) })
     }
 
     fn norm(
@@ -53,19 +49,25 @@ impl Family for Avx2 {
         output: FloatsMut<'_>,
     ) -> Option<()> {
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        floats::norm_fits(&input, residual.as_ref(), norm, &output)
+        family::norm_fits(&input, residual.as_ref(), norm, &output)
             .then(|| unsafe { self::norm(input, residual, norm, output) })
     }
 
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+    fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        floats::attention_fits(&attention, work, &output).then(|| unsafe { self::attention(&attention, work, output) })
+        family::attention_f32_fits(&attention, work, &output)
+            .then(|| unsafe { attention_f32(&attention, work, output) })
+    }
+
+    fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        family::attention_i8_fits(&attention, work, &output).then(|| unsafe { attention_i8(&attention, work, output) })
     }
 }
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
-struct Pair(__m256, __m256);
+pub(in crate::kernels) struct Pair(__m256, __m256);
 
 // SAFETY of all functions below: the instructions are there, and the buffers hold what their sizes say.
 
@@ -88,79 +90,61 @@ unsafe fn norm(input: FloatsMut<'_>, residual: Option<Floats<'_>>, norm: &NormVi
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn attention(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+unsafe fn attention_f32(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
     // SAFETY: as this function's.
     unsafe { floats::attention::<Pair>(attention, work, output) }
 }
 
-/// Rows of a tile: 4 rows of 16 outputs are 8 of 16 registers.
-const ROWS: usize = 4;
-
 #[target_feature(enable = "avx2,fma")]
 unsafe fn linear_i8(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
-    let quads = linear.inputs.div_ceil(4);
-    for panel in 0..linear.outputs.div_ceil(16) {
-        for first in (0..input.rows).step_by(ROWS) {
-            let rows = ROWS.min(input.rows - first);
-            // SAFETY: panel and rows are inside their buffers.
-            unsafe {
-                let tile = TileI8 {
-                    input: input.values.as_ptr().add(first * input.stride),
-                    stride: input.stride,
-                    row_scales: input.scales.as_ptr().add(first),
-                    panel: linear.panels.as_ptr().add(panel * quads * 64),
-                    quads,
-                    scales: linear.scales.as_ptr().add(panel * 16),
-                    bias: linear.bias.as_ptr().add(panel * 16),
-                    to: output.values.as_mut_ptr().add(first * output.stride + panel * 16),
-                    to_stride: output.stride,
-                };
-                match rows {
-                    1 => product::<1>(&tile),
-                    2 => product::<2>(&tile),
-                    3 => product::<3>(&tile),
-                    _ => product::<4>(&tile),
-                }
-                if gelu {
-                    let (to, to_stride) = (tile.to, tile.to_stride);
-                    floats::gelu::<Pair>(Tile { from: to, from_stride: to_stride, to, to_stride }, rows, false);
-                }
+    // SAFETY: as this function's.
+    unsafe { integers::linear::<Avx2>(input, linear, gelu, output) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn attention_i8(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+    // SAFETY: as this function's.
+    unsafe { attention::attention::<Avx2>(attention, work, output) }
+}
+
+// SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
+impl IntegerTiles for Avx2 {
+    type Lanes = Pair;
+
+    // 4 rows of 16 outputs are 8 of 16 registers.
+    const ROWS: usize = 4;
+    const PANELS: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+        // SAFETY: as this function's.
+        unsafe {
+            match rows {
+                1 => product::<1>(tile),
+                2 => product::<2>(tile),
+                3 => product::<3>(tile),
+                _ => product::<4>(tile),
             }
         }
     }
 }
 
-struct TileI8 {
-    input: *const u8,
-    stride: usize,
-    row_scales: *const f32,
-    panel: *const i8,
-    quads: usize,
-    scales: *const f32,
-    bias: *const f32,
-    to: *mut f32,
-    to_stride: usize,
-}
-
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn product<const ROWS: usize>(tile: &TileI8) {
-    // SAFETY: as this function's.
+unsafe fn product<const ROWS: usize>(tile: &IntegerTile) {
+    // SAFETY: rows, panel and output are inside their buffers.
     unsafe {
-        let ones = _mm256_set1_epi16(1);
-        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        for quad in 0..tile.quads {
-            let from = tile.panel.add(quad * 64).cast::<__m256i>();
-            let weights = [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))];
-            for row in 0..ROWS {
-                let input = tile.input.add(row * tile.stride + quad * 4).cast::<i32>().read_unaligned();
-                let input = _mm256_set1_epi32(input);
-                let magnitude = _mm256_abs_epi8(input);
-                for half in 0..2 {
-                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(weights[half], input));
-                    sums[row][half] = _mm256_add_epi32(sums[row][half], _mm256_madd_epi16(pairs, ones));
-                }
+        let start = tile.start.cast::<__m256i>();
+        let mut sums = [[_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))]; ROWS];
+        if tile.planes == 1 {
+            add_signed(tile, &mut sums);
+        } else {
+            add_six_bits(tile, tile.left, &mut sums);
+            for row in &mut sums {
+                *row = [_mm256_slli_epi32::<6>(row[0]), _mm256_slli_epi32::<6>(row[1])];
             }
+            add_six_bits(tile, tile.left.add(tile.plane), &mut sums);
         }
         for row in 0..ROWS {
             let by_row = _mm256_set1_ps(*tile.row_scales.add(row));
@@ -171,6 +155,61 @@ unsafe fn product<const ROWS: usize>(tile: &TileI8) {
                 let value = _mm256_add_ps(_mm256_mul_ps(value, scale), bias);
                 _mm256_storeu_ps(tile.to.add(row * tile.to_stride + half * 8), value);
             }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_signed<const ROWS: usize>(tile: &IntegerTile, sums: &mut [[__m256i; 2]; ROWS]) {
+    // SAFETY: rows and panel are inside their buffers.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        for quad in 0..tile.quads {
+            let from = tile.right.add(quad * 64).cast::<__m256i>();
+            let right = [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))];
+            for row in 0..ROWS {
+                let left = tile.left.add(row * tile.left_stride + quad * 4).cast::<i32>().read_unaligned();
+                let left = _mm256_set1_epi32(left);
+                let magnitude = _mm256_abs_epi8(left);
+                for half in 0..2 {
+                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(right[half], left));
+                    sums[row][half] = _mm256_add_epi32(sums[row][half], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+    }
+}
+
+/// Of numbers from 0 to 63, two quads at a time fit 16 bits: `4 * 63 * 127 < 2^15`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_six_bits<const ROWS: usize>(tile: &IntegerTile, left: *const u8, sums: &mut [[__m256i; 2]; ROWS]) {
+    // SAFETY: rows and panel are inside their buffers.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut quad = 0;
+        while quad < tile.quads {
+            let next = quad + 1 < tile.quads;
+            let from = tile.right.add(quad * 64).cast::<__m256i>();
+            let mut right = [[_mm256_loadu_si256(from); 2], [_mm256_loadu_si256(from.add(1)); 2]];
+            if next {
+                (right[0][1], right[1][1]) = (_mm256_loadu_si256(from.add(2)), _mm256_loadu_si256(from.add(3)));
+            }
+            for row in 0..ROWS {
+                let left = left.add(row * tile.left_stride + quad * 4).cast::<i32>();
+                let first = _mm256_set1_epi32(left.read_unaligned());
+                let second =
+                    if next { _mm256_set1_epi32(left.add(1).read_unaligned()) } else { _mm256_setzero_si256() };
+                for half in 0..2 {
+                    let pairs = _mm256_add_epi16(
+                        _mm256_maddubs_epi16(first, right[half][0]),
+                        _mm256_maddubs_epi16(second, right[half][1]),
+                    );
+                    sums[row][half] = _mm256_add_epi32(sums[row][half], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+            quad += 2;
         }
     }
 }
@@ -198,6 +237,7 @@ pub(super) unsafe fn largest_of_eight(lanes: __m256) -> f32 {
 impl Lanes for Pair {
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
+    const OFFSET: u8 = 0;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -309,6 +349,50 @@ impl Lanes for Pair {
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), bytes);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8) {
+        unsafe {
+            let (first, second) = (_mm256_castps_si256(self.0), _mm256_castps_si256(self.1));
+            store_six_bits(_mm256_srli_epi32::<6>(first), _mm256_srli_epi32::<6>(second), upper);
+            store_six_bits(first, second, lower);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(rows: [Self; 4], to: *mut i8) {
+        unsafe {
+            let [a, b, c, d] = rows;
+            _mm256_storeu_si256(to.cast(), quads([a.0, b.0, c.0, d.0]));
+            _mm256_storeu_si256(to.add(32).cast(), quads([a.1, b.1, c.1, d.1]));
+        }
+    }
+}
+
+/// The lower six bits of sixteen lanes as bytes.
+#[inline(always)]
+unsafe fn store_six_bits(first: __m256i, second: __m256i, to: *mut u8) {
+    unsafe {
+        let six = _mm256_set1_epi32(63);
+        let words = _mm256_packs_epi32(_mm256_and_si256(first, six), _mm256_and_si256(second, six));
+        // Lanes 0-3, 8-11, 4-7, 12-15.
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        _mm_storeu_si128(to.cast(), bytes);
+    }
+}
+
+/// The integers of four rows side by side in the bytes of each lane.
+#[inline(always)]
+unsafe fn quads(rows: [__m256; 4]) -> __m256i {
+    unsafe {
+        let (a, b) = (_mm256_cvtps_epi32(rows[0]), _mm256_cvtps_epi32(rows[1]));
+        let (c, d) = (_mm256_cvtps_epi32(rows[2]), _mm256_cvtps_epi32(rows[3]));
+        let byte = _mm256_set1_epi32(255);
+        let low = _mm256_or_si256(_mm256_and_si256(a, byte), _mm256_slli_epi32::<8>(_mm256_and_si256(b, byte)));
+        let high = _mm256_or_si256(_mm256_slli_epi32::<16>(_mm256_and_si256(c, byte)), _mm256_slli_epi32::<24>(d));
+        _mm256_or_si256(low, high)
     }
 }
 

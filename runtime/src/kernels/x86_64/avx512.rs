@@ -5,10 +5,12 @@
 
 use core::arch::x86_64::*;
 
+use crate::kernels::attention;
 use crate::kernels::family::{
-    Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
 };
-use crate::kernels::floats::{self, Columns, Finish, Tile, tiles};
+use crate::kernels::floats::{self, Columns, Finish, Tile};
+use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
 use crate::kernels::lanes::Lanes;
 
 /// AVX-512 F, BW, DQ, VL and VNNI. Inputs are multiplied as unsigned bytes, `q + 128`.
@@ -29,24 +31,18 @@ impl Avx512Vnni {
 
 impl Family for Avx512Vnni {
     fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        let width = input.width.next_multiple_of(16);
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        (input.holds(width) && output.holds(input.rows, width)).then(|| unsafe { quantize(input, output) })
+        family::quantize_fits(&input, &output).then(|| unsafe { quantize(input, output) })
     }
 
     fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
-        let holds = input.holds(input.width.next_multiple_of(4)) && linear.holds();
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        (fits && holds && output.holds(output.width.next_multiple_of(16)))
-            .then(|| unsafe { linear_i8(input, linear, gelu, output) })
+        family::linear_i8_fits(&input, linear, &output).then(|| unsafe { linear_i8(input, linear, gelu, output) })
     }
 
     fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        let fits = linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows;
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        (fits && input.holds(input.width) && linear.holds() && output.holds(output.width.next_multiple_of(16)))
-            .then(|| unsafe { linear_f32(input, linear, gelu, output) })
+        family::linear_f32_fits(&input, linear, &output).then(|| unsafe { linear_f32(input, linear, gelu, output) })
     }
 
     fn norm(
@@ -57,13 +53,19 @@ impl Family for Avx512Vnni {
         output: FloatsMut<'_>,
     ) -> Option<()> {
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        floats::norm_fits(&input, residual.as_ref(), norm, &output)
+        family::norm_fits(&input, residual.as_ref(), norm, &output)
             .then(|| unsafe { self::norm(input, residual, norm, output) })
     }
 
-    fn attention(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+    fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
         // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        floats::attention_fits(&attention, work, &output).then(|| unsafe { self::attention(&attention, work, output) })
+        family::attention_f32_fits(&attention, work, &output)
+            .then(|| unsafe { attention_f32(&attention, work, output) })
+    }
+
+    fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+        family::attention_i8_fits(&attention, work, &output).then(|| unsafe { attention_i8(&attention, work, output) })
     }
 }
 
@@ -88,130 +90,99 @@ unsafe fn norm(input: FloatsMut<'_>, residual: Option<Floats<'_>>, norm: &NormVi
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn attention(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+unsafe fn attention_f32(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
     // SAFETY: as this function's.
     unsafe { floats::attention::<__m512>(attention, work, output) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn linear_i8(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
-    let panels = linear.outputs.div_ceil(16);
-    let quads = linear.inputs.div_ceil(4);
-    let mut panel = 0;
-    while panel < panels {
-        let wide = panel + 1 < panels;
-        // SAFETY: `panel` is one of the panels.
-        let weights = unsafe {
-            Weights {
-                panel: linear.panels.as_ptr().add(panel * quads * 64),
-                stride: quads * 64,
-                quads,
-                scales: linear.scales.as_ptr().add(panel * 16),
-                bias: linear.bias.as_ptr().add(panel * 16),
-                sums: linear.sums.as_ptr().add(panel * 16),
-            }
-        };
-        for (first, rows) in tiles(input.rows, __m512::TILE_ROWS) {
-            // SAFETY: the rows are some of the input's.
-            unsafe {
-                let from = input.values.as_ptr().add(first * input.stride);
-                let scales = input.scales.as_ptr().add(first);
-                let to = output.values.as_mut_ptr().add(first * output.stride + panel * 16);
-                let rows_of = Rows { from, stride: input.stride, scales };
-                product(rows_of, &weights, rows, wide, to, output.stride);
-                if gelu {
-                    let tile = Tile { from: to, from_stride: output.stride, to, to_stride: output.stride };
-                    floats::gelu::<__m512>(tile, rows, wide);
+    // SAFETY: as this function's.
+    unsafe { integers::linear::<Avx512Vnni>(input, linear, gelu, output) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn attention_i8(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+    // SAFETY: as this function's.
+    unsafe { attention::attention::<Avx512Vnni>(attention, work, output) }
+}
+
+// SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
+impl IntegerTiles for Avx512Vnni {
+    type Lanes = __m512;
+
+    const ROWS: usize = 12;
+    const PANELS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    unsafe fn multiply(tile: &IntegerTile, rows: usize, panels: usize) {
+        macro_rules! by_rows {
+            ($($rows:literal)*) => {
+                match (rows, panels) {
+                    $(
+                        // SAFETY: as this function's.
+                        ($rows, 2) => unsafe { product_of::<$rows, 2>(tile) },
+                        // SAFETY: as this function's.
+                        ($rows, 1) => unsafe { product_of::<$rows, 1>(tile) },
+                    )*
+                    _ => {}
                 }
-            }
+            };
         }
-        panel += 2;
+        by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
-}
-
-#[derive(Clone, Copy)]
-struct Rows {
-    from: *const u8,
-    stride: usize,
-    scales: *const f32,
-}
-
-/// One or two panels of weights.
-struct Weights {
-    panel: *const i8,
-    /// From one panel to the next.
-    stride: usize,
-    quads: usize,
-    scales: *const f32,
-    bias: *const f32,
-    sums: *const i32,
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn product(input: Rows, weights: &Weights, rows: usize, wide: bool, to: *mut f32, to_stride: usize) {
-    macro_rules! by_rows {
-        ($($rows:literal)*) => {
-            match (rows, wide) {
-                $(
-                    // SAFETY: as this function's.
-                    ($rows, true) => unsafe { product_of::<$rows, 2>(input, weights, to, to_stride) },
-                    // SAFETY: as this function's.
-                    ($rows, false) => unsafe { product_of::<$rows, 1>(input, weights, to, to_stride) },
-                )*
-                _ => {}
-            }
-        };
-    }
-    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
-    input: Rows,
-    weights: &Weights,
-    to: *mut f32,
-    to_stride: usize,
-) {
-    // SAFETY: rows, weights and output are inside their buffers.
+unsafe fn product_of<const ROWS: usize, const PANELS: usize>(tile: &IntegerTile) {
+    // SAFETY: rows, panels and output are inside their buffers.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); PANELS]; ROWS];
         for panel in 0..PANELS {
-            // Takes off again what the offset of 128 adds.
-            let sum = _mm512_loadu_si512(weights.sums.add(panel * 16).cast());
-            let start = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(sum));
+            let start = _mm512_loadu_si512(tile.start.add(panel * 16).cast());
             for row in &mut sums {
                 row[panel] = start;
             }
         }
-        let mut quad = weights.panel;
-        for at in 0..weights.quads {
-            let mut right = [_mm512_setzero_si512(); PANELS];
-            for panel in 0..PANELS {
-                right[panel] = _mm512_loadu_si512(quad.add(panel * weights.stride).cast());
-            }
-            for row in 0..ROWS {
-                let left = input.from.add(row * input.stride + at * 4).cast::<i32>().read_unaligned();
-                let left = _mm512_set1_epi32(left);
-                for panel in 0..PANELS {
-                    sums[row][panel] = _mm512_dpbusd_epi32(sums[row][panel], left, right[panel]);
+        for plane in 0..tile.planes {
+            if plane > 0 {
+                for row in &mut sums {
+                    for sum in row {
+                        *sum = _mm512_slli_epi32::<6>(*sum);
+                    }
                 }
             }
-            // The next panels, while these are multiplied: what lies past the last one is never read.
-            for panel in 0..PANELS {
-                _mm_prefetch::<_MM_HINT_T0>(quad.wrapping_add((PANELS + panel) * weights.stride));
+            let left = tile.left.add(plane * tile.plane);
+            let mut quad = tile.right;
+            for at in 0..tile.quads {
+                let mut right = [_mm512_setzero_si512(); PANELS];
+                for panel in 0..PANELS {
+                    right[panel] = _mm512_loadu_si512(quad.add(panel * tile.panel).cast());
+                }
+                for row in 0..ROWS {
+                    let left = left.add(row * tile.left_stride + at * 4).cast::<i32>().read_unaligned();
+                    let left = _mm512_set1_epi32(left);
+                    for panel in 0..PANELS {
+                        sums[row][panel] = _mm512_dpbusd_epi32(sums[row][panel], left, right[panel]);
+                    }
+                }
+                // The next panels, while these are multiplied: what lies past the last one is never read.
+                for panel in 0..PANELS {
+                    _mm_prefetch::<_MM_HINT_T0>(quad.wrapping_add((PANELS + panel) * tile.panel));
+                }
+                quad = quad.add(64);
             }
-            quad = quad.add(64);
         }
         for panel in 0..PANELS {
-            let scale = _mm512_loadu_ps(weights.scales.add(panel * 16));
-            let bias = _mm512_loadu_ps(weights.bias.add(panel * 16));
+            let scale = _mm512_loadu_ps(tile.scales.add(panel * 16));
+            let bias = _mm512_loadu_ps(tile.bias.add(panel * 16));
             for row in 0..ROWS {
                 let by_row =
-                    _mm512_mul_ps(_mm512_cvtepi32_ps(sums[row][panel]), _mm512_set1_ps(*input.scales.add(row)));
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(sums[row][panel]), _mm512_set1_ps(*tile.row_scales.add(row)));
                 let value = _mm512_add_ps(_mm512_mul_ps(by_row, scale), bias);
-                _mm512_storeu_ps(to.add(row * to_stride + panel * 16), value);
+                _mm512_storeu_ps(tile.to.add(row * tile.to_stride + panel * 16), value);
             }
         }
     }
@@ -221,6 +192,7 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(
 impl Lanes for __m512 {
     const TILE_ROWS: usize = 12;
     const TILE_PANELS: usize = 2;
+    const OFFSET: u8 = 128;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -366,6 +338,28 @@ impl Lanes for __m512 {
         unsafe {
             let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(self));
             _mm_storeu_si128(to.cast(), _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8) {
+        unsafe {
+            let (bits, six) = (_mm512_castps_si512(self), _mm512_set1_epi32(63));
+            let shifted = _mm512_srli_epi32::<6>(bits);
+            _mm_storeu_si128(upper.cast(), _mm512_cvtepi32_epi8(_mm512_and_si512(shifted, six)));
+            _mm_storeu_si128(lower.cast(), _mm512_cvtepi32_epi8(_mm512_and_si512(bits, six)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(rows: [Self; 4], to: *mut i8) {
+        unsafe {
+            let (a, b) = (_mm512_cvtps_epi32(rows[0]), _mm512_cvtps_epi32(rows[1]));
+            let (c, d) = (_mm512_cvtps_epi32(rows[2]), _mm512_cvtps_epi32(rows[3]));
+            let byte = _mm512_set1_epi32(255);
+            let low = _mm512_or_si512(_mm512_and_si512(a, byte), _mm512_slli_epi32::<8>(_mm512_and_si512(b, byte)));
+            let high = _mm512_or_si512(_mm512_slli_epi32::<16>(_mm512_and_si512(c, byte)), _mm512_slli_epi32::<24>(d));
+            _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, high));
         }
     }
 }

@@ -1,0 +1,95 @@
+//! Linear layers of int8, written once over the tiles of an instruction set.
+//!
+//! # Safety
+//!
+//! As that of `floats`.
+
+#![expect(unsafe_code, reason = "instructions of one processor family, behind `IntegerTiles`")]
+
+use super::family::{FloatsMut, Integers, LinearI8};
+use super::floats::{self, Tile, tiles};
+use super::lanes::Lanes;
+
+/// Products of int8 matrices, a tile at a time.
+///
+/// # Safety
+///
+/// As that of [`Lanes`].
+pub(super) trait IntegerTiles {
+    type Lanes: Lanes;
+    /// Rows of a tile at most, 12 at most, and panels of 16 columns, 1 or 2.
+    const ROWS: usize;
+    const PANELS: usize;
+
+    /// `to = (f32(start + sum of left * right) * row scale) * scale + bias` for some rows and one or two panels. Of two planes of
+    /// the left matrix, the first counts 64 times.
+    unsafe fn multiply(tile: &IntegerTile, rows: usize, panels: usize);
+}
+
+/// Where a tile of an int8 product comes from and goes to.
+pub(super) struct IntegerTile {
+    /// Rows in the byte form that the family multiplies, of at least `4 * quads` bytes, padded to a multiple of 16.
+    pub(super) left: *const u8,
+    pub(super) left_stride: usize,
+    /// One or two, `plane` bytes apart.
+    pub(super) planes: usize,
+    pub(super) plane: usize,
+    /// One a row.
+    pub(super) row_scales: *const f32,
+    /// Panels of `[quads][16][4]`, `panel` bytes apart.
+    pub(super) right: *const i8,
+    pub(super) panel: usize,
+    pub(super) quads: usize,
+    /// One a column, as are the next two: takes off what [`Lanes::OFFSET`] adds.
+    pub(super) start: *const i32,
+    pub(super) scales: *const f32,
+    pub(super) bias: *const f32,
+    pub(super) to: *mut f32,
+    pub(super) to_stride: usize,
+}
+
+#[inline(always)]
+pub(super) unsafe fn linear<T: IntegerTiles>(
+    input: Integers<'_>,
+    linear: &LinearI8<'_>,
+    gelu: bool,
+    output: FloatsMut<'_>,
+) {
+    let (quads, panels) = (linear.inputs.div_ceil(4), linear.outputs.div_ceil(16));
+    let mut panel = 0;
+    while panel < panels {
+        let wide = T::PANELS.min(panels - panel);
+        // SAFETY: panels and rows are inside their buffers.
+        unsafe {
+            let mut start = [0; 32];
+            for (at, start) in start.iter_mut().enumerate().take(wide * 16) {
+                // A damaged program may hold any sum.
+                let sum = *linear.sums.as_ptr().add(panel * 16 + at);
+                *start = sum.wrapping_mul(-i32::from(T::Lanes::OFFSET));
+            }
+            for (first, rows) in tiles(input.rows, T::ROWS) {
+                let tile = IntegerTile {
+                    left: input.values.as_ptr().add(first * input.stride),
+                    left_stride: input.stride,
+                    planes: 1,
+                    plane: 0,
+                    row_scales: input.scales.as_ptr().add(first),
+                    right: linear.panels.as_ptr().add(panel * quads * 64),
+                    panel: quads * 64,
+                    quads,
+                    start: start.as_ptr(),
+                    scales: linear.scales.as_ptr().add(panel * 16),
+                    bias: linear.bias.as_ptr().add(panel * 16),
+                    to: output.values.as_mut_ptr().add(first * output.stride + panel * 16),
+                    to_stride: output.stride,
+                };
+                T::multiply(&tile, rows, wide);
+                if gelu {
+                    let (to, to_stride) = (tile.to, tile.to_stride);
+                    floats::gelu::<T::Lanes>(Tile { from: to, from_stride: to_stride, to, to_stride }, rows, wide == 2);
+                }
+            }
+        }
+        panel += wide;
+    }
+}
