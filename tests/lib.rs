@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+pub mod components;
+pub mod cyclonedx;
+pub mod soup;
+pub mod spdx;
 pub mod traceability;
 
 /// The repository's root.

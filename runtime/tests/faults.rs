@@ -35,6 +35,7 @@ fn noise(mut state: u64) -> impl Iterator<Item = u8> {
     })
 }
 
+/// Verifies: R-102
 #[test]
 fn a_bit_that_flips_in_the_weights_is_found() {
     let folder = tempfile::tempdir().unwrap();
@@ -91,6 +92,7 @@ fn a_bit_that_flips_in_the_weights_is_found() {
     assert_eq!((first.at, other.scrub(&mut scrub, usize::MAX).unwrap().passes), (64, 1));
 }
 
+/// Verifies: R-102
 #[test]
 fn whatever_a_scratch_holds_the_labels_are_the_same() {
     let bytes = std::fs::read(default_bundle()).unwrap();
@@ -130,6 +132,7 @@ fn whatever_a_scratch_holds_the_labels_are_the_same() {
     }
 }
 
+/// Verifies: R-103
 #[test]
 fn a_text_is_given_up_when_its_time_is_up() {
     let labeler = labeler();
@@ -174,6 +177,7 @@ fn a_text_is_given_up_when_its_time_is_up() {
     assert_ne!(RunError::Stopped, RunError::default());
 }
 
+/// Verifies: R-101
 #[test]
 fn a_model_that_takes_too_much_is_refused() {
     let build = |limits: Limits| {
@@ -198,6 +202,7 @@ fn a_model_that_takes_too_much_is_refused() {
     assert!((expected..expected + expected / 100).contains(&work), "{work} and {expected}");
 }
 
+/// Verifies: R-101
 #[test]
 fn a_small_program_cannot_ask_for_much() {
     // 1,000 steps over the same weights: a file of a few KiB, refused before it has been read 1,000 times.

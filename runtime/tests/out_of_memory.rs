@@ -63,6 +63,7 @@ unsafe impl GlobalAlloc for Failing {
 #[global_allocator]
 static FAILING: Failing = Failing;
 
+/// Verifies: R-107
 #[test]
 fn every_large_allocation_of_a_build_may_fail() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
