@@ -24,7 +24,8 @@
 //! # Texts are secrets
 //!
 //! A text may be a clinical note. No error, no `Debug` and no log of this crate holds any of it: a [`Report`] names byte
-//! ranges. Texts, token ids and logits of the last text stay in the [`Scratch`] until the next one.
+//! ranges. Token ids and logits of the last text stay in the [`Scratch`] until the next one, [`Scratch::zeroize`], or its
+//! drop, which overwrites them. tract does not overwrite what it frees: on tract, token ids may stay in the heap.
 //!
 //! # Features
 //!
@@ -37,8 +38,8 @@
 //! # What a bundle can do to its host
 //!
 //! Every length in a bundle is bounded before it is used and every byte is checked against its digest. A graph whose
-//! digest is right may still have been made by someone who means harm: it can ask for more memory or time than there
-//! is. So a labeler takes no bundle unless a key that [`Trust`] names has signed it, or the caller's code says
+//! digest is right may still have been made by someone who means harm. What a program may take for a text is bounded
+//! ([`engine::Limits`]); a graph that is given to tract may ask for more memory or time than there is. So a labeler takes no bundle unless a key that [`Trust`] names has signed it, or the caller's code says
 //! [`allow_unsigned`](LabelerOptions::allow_unsigned).
 
 #[cfg(feature = "eval")]

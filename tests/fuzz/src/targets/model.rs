@@ -1,7 +1,7 @@
 //! Stored programs and ONNX graphs.
 
 use kdh_runtime::engine::{Engine, EngineChoice, EngineError, EngineScratch, RunError, Shape};
-use kdh_runtime::program::{Document, Epilogue, Program, ProgramBuilder, ProgramError};
+use kdh_runtime::program::{Document, Epilogue, Products, Program, ProgramBuilder, ProgramError};
 
 use super::{Outcome, Target};
 
@@ -92,7 +92,8 @@ fn build(int8: bool) -> Result<Program, ProgramError> {
 
     let input = builder.embed(words, positions, norm);
     let projected = builder.linear(input, qkv, Epilogue::None);
-    let attended = builder.attention(projected, 2, bias);
+    let products = if int8 { Products::Int8 } else { Products::F32 };
+    let attended = builder.attention(projected, 2, products, bias);
     let first = builder.linear(attended, out, Epilogue::ResidualNorm { residual: input, norm });
     let wide = builder.linear(first, up, Epilogue::Gelu);
     let second = builder.linear(wide, down, Epilogue::ResidualNorm { residual: first, norm });
