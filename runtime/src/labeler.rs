@@ -187,6 +187,11 @@ impl Labeler {
         self.labels.iter().map(|label| label.code.as_str())
     }
 
+    /// Names of the labels, in the order of reports.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.labels.iter().map(|label| label.name.as_str())
+    }
+
     /// Thresholds of the labels, in the order of reports.
     pub fn thresholds(&self) -> impl ExactSizeIterator<Item = f32> {
         self.labels.iter().map(|label| label.threshold)

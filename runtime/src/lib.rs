@@ -32,6 +32,7 @@
 //! - `tract` (default) reads ONNX graphs: lowers them to a program, or runs them. Without it a bundle must hold a stored
 //!   program.
 //! - `mmap` (default) maps a bundle's file instead of reading it.
+//! - `capi`: the C ABI that `include/kdh.h` declares.
 //! - `eval`: metrics over labelled data, the reader of such data, and timing.
 //! - `cli` (default): the `kdh` program.
 //!
@@ -42,8 +43,15 @@
 //! ([`engine::Limits`]); a graph that is given to tract may ask for more memory or time than there is. So a labeler takes no bundle unless a key that [`Trust`] names has signed it, or the caller's code says
 //! [`allow_unsigned`](LabelerOptions::allow_unsigned).
 
+/// The README's Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 #[cfg(feature = "eval")]
 pub mod benchmark;
+#[cfg(feature = "capi")]
+pub mod capi;
 #[cfg(feature = "eval")]
 pub mod dataset;
 mod document;

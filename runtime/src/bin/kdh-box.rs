@@ -14,6 +14,7 @@ Gives a clinical text its labels, offline.
 
   kdh-box [WHOM] BUNDLE.kdh [TEXT]      label a UTF-8 file, or standard input, of any length
   kdh-box [WHOM] --verify BUNDLE.kdh    label the golden texts of the bundle and compare
+  kdh-box [WHOM] --logits BUNDLE.kdh    print the bits of the golden texts' logits, to compare two machines
 
 WHOM says whose bundles are taken; without it none is:
   --trust FILE         those that a key of this trust file has signed
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let result = match texts[..] {
         ["--help" | "-h"] => Ok(USAGE.into()),
         ["--verify", bundle] => return verify(bundle, &options),
+        ["--logits", bundle] => logits(bundle, &options),
         [bundle] if !bundle.starts_with('-') => label(bundle, None, &options),
         [bundle, text] if !bundle.starts_with('-') => label(bundle, Some(text), &options),
         _ => Err(USAGE.into()),
@@ -111,6 +113,21 @@ fn verify(path: &str, options: &LabelerOptions) -> ExitCode {
         ))
     };
     finish(check(), ExitCode::from(1))
+}
+
+/// The name of the kernels, and a line for each golden text.
+fn logits(path: &str, options: &LabelerOptions) -> Result<String> {
+    let file = BundleFile::open(path)?;
+    let bundle = file.verify()?;
+    let labeler = Labeler::from_bundle(&bundle, options)?;
+    let mut scratch = labeler.scratch();
+    let mut lines = labeler.engine().kernels().join(" ") + "\n";
+    for case in bundle.golden(&bundle.manifest()?)?.cases() {
+        let report = labeler.label(&mut scratch, case.text)?;
+        let bits: Vec<String> = report.labels.iter().map(|label| format!("{:08x}", label.logit.to_bits())).collect();
+        lines += &(bits.join(" ") + "\n");
+    }
+    Ok(lines)
 }
 
 fn finish(result: Result<String>, failure: ExitCode) -> ExitCode {

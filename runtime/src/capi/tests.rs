@@ -1,0 +1,308 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use core::ffi::{CStr, c_void};
+use core::mem::MaybeUninit;
+use core::ptr::{null, null_mut};
+use std::sync::Mutex;
+
+use super::*;
+
+const BUNDLE: &[u8] = include_bytes!("../../../models/default.kdh");
+const TRUST: &CStr = {
+    let text = concat!(include_str!("../../../examples/keys/demonstration.trust"), "\0");
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(trust) => trust,
+        Err(_) => panic!("the trust file holds a zero byte"),
+    }
+};
+const TEXT: &str = "The tumour cells divided. No vessel grew.";
+
+fn options() -> Options {
+    Options {
+        size: size_of::<Options>(),
+        max_text_size: 0,
+        on_overflow: OVERFLOW_TRUNCATE,
+        flags: OPEN_ALLOW_TEST_KEYS,
+        trust: TRUST.as_ptr(),
+        kernels: null(),
+        log: None,
+        log_user: null_mut(),
+    }
+}
+
+fn open_with(bundle: &'static [u8], options: *const Options) -> (Status, Handle) {
+    let mut handle = Handle { id: 1 };
+    // SAFETY: all pointers are what the function asks for.
+    let status = unsafe { kdh_open_memory(bundle.as_ptr().cast(), bundle.len(), options, &mut handle) };
+    (status, handle)
+}
+
+fn open_default() -> Handle {
+    let (status, handle) = open_with(BUNDLE, &options());
+    assert_eq!(status, Status::Ok, "{}", message());
+    handle
+}
+
+fn message() -> String {
+    // SAFETY: a string of this thread.
+    unsafe { CStr::from_ptr(kdh_last_error()) }.to_str().unwrap().to_owned()
+}
+
+/// A scratch in memory of its own.
+struct Owned(Vec<MaybeUninit<u8>>, *mut ScratchHandle);
+
+fn scratch(handle: Handle) -> Owned {
+    let size = kdh_scratch_size(handle);
+    // One more, so that it can begin at an odd address.
+    let mut memory = vec![MaybeUninit::uninit(); size + 1];
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let start = start.wrapping_add(usize::from(start.addr().is_multiple_of(2)));
+    let mut scratch = null_mut();
+    // SAFETY: `size` bytes that live as long as the scratch.
+    let status = unsafe { kdh_scratch_init(handle, start.cast(), size, &mut scratch) };
+    assert_eq!(status, Status::Ok, "{}", message());
+    Owned(memory, scratch)
+}
+
+fn label(handle: Handle, scratch: *mut ScratchHandle, text: &[u8]) -> (Status, Report, Vec<LabelReport>) {
+    let mut report = Report { sentences: 99, ..Report::default() };
+    let mut labels = vec![LabelReport { given: 99, ..LabelReport::default() }; 10];
+    // SAFETY: all pointers are what the function asks for.
+    let status = unsafe {
+        kdh_label(handle, scratch, text.as_ptr().cast(), text.len(), &mut report, labels.as_mut_ptr(), labels.len())
+    };
+    (status, report, labels)
+}
+
+#[test]
+fn says_what_the_labeler_says() {
+    let handle = open_default();
+    let scratch = scratch(handle);
+    let (status, report, labels) = label(handle, scratch.1, TEXT.as_bytes());
+    assert_eq!(status, Status::Ok);
+
+    let labeler = Labeler::from_shared(Arc::new(BUNDLE), &crate::LabelerOptions::new().allow_unsigned()).unwrap();
+    let expected = labeler.label(&mut labeler.scratch(), TEXT).unwrap();
+    assert_eq!(report, Report::of(&expected));
+    assert_eq!(labels, expected.labels.iter().map(LabelReport::of).collect::<Vec<_>>());
+    assert!(labels.iter().any(|label| label.given == 1 && label.evidence_count > 0 && label.evidence[0].end > 0));
+    let mut buffer = [1; MAX_NAME];
+    for (index, code) in labeler.codes().enumerate() {
+        // SAFETY: the buffer is as large as is said.
+        assert_eq!(unsafe { kdh_label_code(handle, index, buffer.as_mut_ptr(), buffer.len()) }, Status::Ok);
+        // SAFETY: a string was written.
+        assert_eq!(unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_str(), Ok(code));
+    }
+    let mut difference = -1.0;
+    // SAFETY: a pointer to a number.
+    assert_eq!(unsafe { kdh_self_test(handle, &mut difference) }, Status::Ok, "{}", message());
+    assert!(difference >= 0.0);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
+    assert_eq!(kdh_close(handle), Status::Ok);
+}
+
+#[test]
+fn a_closed_labeler_is_refused_everywhere() {
+    let handle = open_default();
+    let scratch = scratch(handle);
+    assert_eq!(kdh_close(handle), Status::Ok);
+    let next = open_default();
+    assert_ne!(handle, next);
+    for closed in [handle, Handle { id: 0 }, Handle { id: u64::MAX }, Handle { id: 64 }, Handle { id: 1 << 32 | 65 }] {
+        assert_eq!(kdh_close(closed), Status::Handle);
+        assert_eq!((kdh_label_count(closed), kdh_scratch_size(closed)), (0, 0));
+        assert_eq!(
+            label(closed, scratch.1, TEXT.as_bytes()),
+            (Status::Handle, Report::default(), vec![LabelReport::default(); 10])
+        );
+    }
+    // A scratch outlives its labeler, and fits another of the same model.
+    assert_eq!(label(next, scratch.1, TEXT.as_bytes()).0, Status::Ok);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
+    assert_eq!(kdh_close(next), Status::Ok);
+}
+
+#[test]
+fn a_released_scratch_is_refused_and_holds_nothing() {
+    let handle = open_default();
+    let Owned(memory, pointer) = scratch(handle);
+    assert_eq!(label(handle, pointer, TEXT.as_bytes()).0, Status::Ok);
+    // SAFETY: the memory is there.
+    unsafe {
+        assert_eq!(kdh_scratch_release(pointer), Status::Ok);
+        assert_eq!(kdh_scratch_release(pointer), Status::Handle);
+        assert_eq!(kdh_scratch_release(null_mut()), Status::Ok);
+    }
+    assert_eq!(label(handle, pointer, TEXT.as_bytes()).0, Status::Handle);
+    let size = kdh_scratch_size(handle);
+    let start = usize::from(memory.as_ptr().addr().is_multiple_of(2));
+    // SAFETY: the release has written these bytes.
+    assert!(memory[start..start + size].iter().all(|byte| unsafe { byte.assume_init() } == 0));
+    assert_eq!(kdh_close(handle), Status::Ok);
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    let handle = open_default();
+    let scratch = scratch(handle);
+    let (bundle, size) = (BUNDLE.as_ptr().cast::<c_void>(), BUNDLE.len());
+    let mut out = Handle { id: 7 };
+    let mut report = Report::default();
+    let mut labels = vec![LabelReport::default(); 10];
+    let (text, rows) = (TEXT.as_ptr().cast::<c_char>(), labels.as_mut_ptr());
+    let odd = |pointer: *mut LabelReport| pointer.cast::<u8>().wrapping_add(1).cast();
+    // SAFETY: every call gets at least one argument that is refused before anything is read or written through it.
+    unsafe {
+        assert_eq!(kdh_open_memory(null(), size, null(), &mut out), Status::Null);
+        assert_eq!(out.id, 0);
+        assert_eq!(kdh_open_memory(bundle, usize::MAX, null(), &mut out), Status::Pointer);
+        assert_eq!(kdh_open_memory(bundle, size, null(), null_mut()), Status::Null);
+        assert_eq!(kdh_open_memory(bundle, size - 1, null(), &mut out), Status::Bundle);
+        assert_eq!(kdh_open_memory(null(), 0, null(), &mut out), Status::Bundle);
+        assert_eq!(kdh_open_file(null(), null(), &mut out), Status::Null);
+        assert_eq!(kdh_open_file(c"/".as_ptr(), null(), &mut out), Status::Open);
+        assert_eq!(kdh_open_file(c"\xff".as_ptr(), null(), &mut out), Status::Utf8);
+        let one = usize::from(text.is_aligned());
+        assert_eq!(one, 1);
+        assert_eq!(kdh_label(handle, null_mut(), text, 1, &mut report, rows, 10), Status::Null);
+        assert_eq!(kdh_label(handle, scratch.1, null(), 1, &mut report, rows, 10), Status::Null);
+        assert_eq!(kdh_label(handle, scratch.1, null(), 0, &mut report, rows, 10), Status::NoTokens);
+        assert_eq!(kdh_label(handle, scratch.1, text, usize::MAX, &mut report, rows, 10), Status::Pointer);
+        assert_eq!(kdh_label(handle, scratch.1, text, 1, null_mut(), rows, 10), Status::Null);
+        assert_eq!(kdh_label(handle, scratch.1, text, 1, &mut report, null_mut(), 10), Status::Null);
+        assert_eq!(kdh_label(handle, scratch.1, text, 1, &mut report, odd(rows), 9), Status::Pointer);
+        assert_eq!(kdh_label(handle, scratch.1, text, 1, &mut report, rows, 9), Status::TooSmall);
+        assert_eq!(kdh_label(handle, odd(rows).cast(), text, 1, &mut report, rows, 10), Status::Pointer);
+        // Any memory that is no scratch.
+        let mut not_a_scratch = vec![0_u64; 64];
+        let no_scratch = not_a_scratch.as_mut_ptr().cast();
+        assert_eq!(kdh_label(handle, no_scratch, text, 1, &mut report, rows, 10), Status::Handle);
+        let mut pointer = null_mut();
+        let needed = kdh_scratch_size(handle);
+        assert_eq!(kdh_scratch_init(handle, null_mut(), needed, &mut pointer), Status::Null);
+        assert_eq!(
+            kdh_scratch_init(handle, not_a_scratch.as_mut_ptr().cast(), needed - 1, &mut pointer),
+            Status::TooSmall
+        );
+        assert!(message().contains(&needed.to_string()), "{}", message());
+        let mut code = [1; 4];
+        assert_eq!(kdh_label_code(handle, 10, code.as_mut_ptr(), 4), Status::Index);
+        assert_eq!(kdh_label_name(handle, 0, code.as_mut_ptr(), 4), Status::TooSmall);
+        assert_eq!(code, [0; 4]);
+        assert_eq!(kdh_scratch_release(scratch.1), Status::Ok);
+    }
+    assert_eq!(kdh_close(handle), Status::Ok);
+}
+
+#[test]
+fn options_are_read_or_refused() {
+    let tries = [
+        Options { size: 0, ..options() },
+        Options { size: size_of::<Options>() + 8, ..options() },
+        Options { on_overflow: 2, ..options() },
+        Options { flags: 1 << 31, ..options() },
+        Options { kernels: c"abacus".as_ptr(), ..options() },
+        Options { trust: c"whoever".as_ptr(), ..options() },
+    ];
+    for wrong in &tries {
+        assert_eq!(open_with(BUNDLE, wrong), (Status::Option, Handle { id: 0 }));
+    }
+    // Nobody is trusted, or only release keys are.
+    for untrusted in [Options { trust: null(), ..options() }, Options { flags: 0, ..options() }] {
+        assert_eq!(open_with(BUNDLE, &untrusted), (Status::Untrusted, Handle { id: 0 }));
+    }
+    assert_eq!(open_with(BUNDLE, null()), (Status::Untrusted, Handle { id: 0 }));
+    let (status, handle) = open_with(BUNDLE, &Options { trust: null(), flags: OPEN_ALLOW_UNSIGNED, ..options() });
+    assert_eq!((status, kdh_close(handle)), (Status::Ok, Status::Ok));
+    let portable =
+        Options { kernels: c"portable".as_ptr(), on_overflow: OVERFLOW_REFUSE, max_text_size: 4_000, ..options() };
+    let (status, handle) = open_with(BUNDLE, &portable);
+    assert_eq!(status, Status::Ok);
+    let mut name = [0; 16];
+    // SAFETY: the buffer is as large as is said; a string was written.
+    unsafe {
+        assert_eq!(kdh_kernels(handle, name.as_mut_ptr(), name.len()), Status::Ok);
+        assert_eq!(CStr::from_ptr(name.as_ptr()), c"portable");
+    }
+    let scratch = scratch(handle);
+    assert_eq!(label(handle, scratch.1, &[b'.'; 4_000]).0, Status::TooManyTokens);
+    assert_eq!(label(handle, scratch.1, &[b'.'; 4_001]).0, Status::TextTooLong);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
+    assert_eq!(kdh_close(handle), Status::Ok);
+}
+
+#[test]
+fn threads_that_share_a_scratch_are_told() {
+    let handle = open_default();
+    let scratch = scratch(handle);
+    // SAFETY: it is a scratch.
+    let borrowed = unsafe { scratch::borrow(scratch.1) };
+    assert!(borrowed.is_ok());
+    assert_eq!(label(handle, scratch.1, TEXT.as_bytes()).0, Status::Busy);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Busy);
+    drop(borrowed);
+    // A labeler in use stays open.
+    let status = guard(|| {
+        handles::with(handle, |_| {
+            std::thread::scope(|scope| {
+                assert_eq!(scope.spawn(move || kdh_close(handle)).join().unwrap(), Status::Busy);
+                Ok(())
+            })
+        })
+    });
+    assert_eq!(status, Status::Ok);
+    assert_eq!(label(handle, scratch.1, TEXT.as_bytes()).0, Status::Ok);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
+    assert_eq!(kdh_close(handle), Status::Ok);
+}
+
+#[test]
+fn no_message_holds_a_text() {
+    unsafe extern "C" fn collect(user: *mut c_void, level: u32, message: *const c_char) {
+        // SAFETY: what the test gave, and a string.
+        let (messages, message) = unsafe { (&*user.cast::<Mutex<Vec<String>>>(), CStr::from_ptr(message)) };
+        messages.lock().unwrap().push(format!("{level} {}", message.to_str().unwrap()));
+    }
+    let messages = Mutex::new(Vec::<String>::new());
+    let logged = Options {
+        log: Some(collect),
+        log_user: (&raw const messages).cast_mut().cast(),
+        max_text_size: 100,
+        ..options()
+    };
+    let (_, handle) = open_with(BUNDLE, &logged);
+    let scratch = scratch(handle);
+    let secret = "zebra".repeat(30);
+    assert_eq!(label(handle, scratch.1, secret.as_bytes()).0, Status::TextTooLong);
+    assert_eq!(label(handle, scratch.1, b"zebra \xff").0, Status::Utf8);
+    assert_eq!(label(handle, scratch.1, b" ").0, Status::NoTokens);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
+    assert_eq!(kdh_close(handle), Status::Ok);
+    let messages = messages.lock().unwrap();
+    assert_eq!(messages.len(), 4, "{messages:?}");
+    assert!(messages[0].starts_with("3 opened: 10 labels") && messages[1].starts_with("1 "), "{messages:?}");
+    assert!(!messages.concat().contains("zebra"));
+}
+
+#[test]
+fn a_panic_is_a_status_and_quotes_nothing() {
+    hush();
+    let text = String::from("z\u{e9}bra");
+    // Slicing inside a character panics with a message that quotes the text.
+    let status = guard(|| {
+        assert!(text[..2].is_empty());
+        Ok(())
+    });
+    assert_eq!(status, Status::Panic);
+    let message = message();
+    assert!(message.contains("capi/tests.rs") && !message.contains("bra"), "{message}");
+    // Long messages are cut between characters, and zero bytes do not end them.
+    fail(Status::Engine, &format_args!("a\0b{}", "\u{e9}".repeat(600)));
+    assert_eq!(self::message(), format!("ab{}", "\u{e9}".repeat(254)));
+}
