@@ -101,6 +101,8 @@ typedef enum kdh_status {
   KDH_STATUS_PANIC = 17,
   /// Nobody that the options trust has signed the bundle.
   KDH_STATUS_UNTRUSTED = 18,
+  /// The text took longer than the options allow.
+  KDH_STATUS_DEADLINE = 19,
 } kdh_status;
 
 /// What one thread at a time labels with: the beginning of memory that the caller gave.
@@ -120,6 +122,8 @@ typedef struct kdh_options {
   uint32_t on_overflow;
   /// Sum of some KDH_OPEN_*.
   uint32_t flags;
+  /// Milliseconds after which a text is given up, with KDH_STATUS_DEADLINE, at most a twentieth of its time late; 0: never.
+  uint32_t deadline_ms;
   /// Text of a trust file: the keys whose bundles are taken. Null: none, so that every bundle is refused unless a flag says
   /// otherwise.
   const char *trust;

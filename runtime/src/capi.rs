@@ -7,11 +7,13 @@
 
 use core::ffi::{c_char, c_void};
 use std::sync::Arc;
+use std::time::Instant;
 
 use guard::{Failure, fail, guard, hush};
 use handles::Entry;
 use pointers::{copy_out, slice, text, zero_out};
 
+use crate::engine::Stop;
 use crate::{BuildError, Bundle, BundleFile, LabelError, Labeler};
 
 pub use handles::{Handle, MAX_LABELERS};
@@ -144,7 +146,7 @@ fn open(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, options: &options::Read) -> R
         labeler.engine().name(),
         labeler.engine().kernels().join(" "),
     ));
-    handles::insert(Entry { labeler, bytes, log: options.log })
+    handles::insert(Entry { labeler, bytes, deadline: options.deadline, log: options.log })
         .ok_or_else(|| fail(Status::Busy, &"as many labelers are open as there can be (KDH_MAX_LABELERS); close one"))
 }
 
@@ -330,6 +332,8 @@ pub unsafe extern "C" fn kdh_label(
                         &"`labels` has less room than kdh_label_count() says; give more",
                     ));
                 }
+                let stop = entry.deadline.map(|deadline| Stop::new().deadline(Instant::now() + deadline));
+                scratch.set_stop(stop.unwrap_or_default());
                 let found = entry.labeler.label(&mut scratch, text).map_err(|error| fail(of_label(&error), &error))?;
                 for (to, from) in labels.iter_mut().zip(&found.labels) {
                     *to = LabelReport::of(from);
@@ -349,6 +353,7 @@ fn of_label(error: &LabelError) -> Status {
         LabelError::TextTooLong { .. } => Status::TextTooLong,
         LabelError::TooManyTokens { .. } => Status::TooManyTokens,
         LabelError::ForeignScratch => Status::ForeignScratch,
+        LabelError::DeadlineExceeded => Status::Deadline,
         _ => Status::Engine,
     }
 }

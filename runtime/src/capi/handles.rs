@@ -1,3 +1,4 @@
+use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use super::guard::{Failure, fail};
@@ -21,6 +22,7 @@ pub struct Handle {
 pub(super) struct Entry {
     pub(super) labeler: Labeler,
     pub(super) bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    pub(super) deadline: Option<Duration>,
     pub(super) log: Log,
 }
 

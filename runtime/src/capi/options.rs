@@ -1,5 +1,6 @@
 use core::ffi::{CStr, c_char, c_void};
 use core::fmt;
+use core::time::Duration;
 use std::ffi::CString;
 
 use super::Status;
@@ -32,6 +33,8 @@ pub struct Options {
     pub on_overflow: u32,
     /// Sum of some KDH_OPEN_*.
     pub flags: u32,
+    /// Milliseconds after which a text is given up, with KDH_STATUS_DEADLINE, at most a twentieth of its time late; 0: never.
+    pub deadline_ms: u32,
     /// Text of a trust file: the keys whose bundles are taken. Null: none, so that every bundle is refused unless a flag says
     /// otherwise.
     pub trust: *const c_char,
@@ -57,6 +60,7 @@ pub const LOG_INFO: u32 = 3;
 /// Options as they were read.
 pub(super) struct Read {
     pub(super) labeler: LabelerOptions,
+    pub(super) deadline: Option<Duration>,
     pub(super) log: Log,
 }
 
@@ -110,6 +114,7 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
         max_text_size: 0,
         on_overflow: OVERFLOW_TRUNCATE,
         flags: 0,
+        deadline_ms: 0,
         trust: core::ptr::null(),
         kernels: core::ptr::null(),
         log: None,
@@ -156,7 +161,8 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
         let kernels = unsafe { string(given.kernels)? };
         labeler = labeler.kernels(kernels.parse::<Kernels>().map_err(|error| fail(Status::Option, &error))?);
     }
-    Ok(Read { labeler, log: Log { function: given.log, user: given.log_user } })
+    let deadline = (given.deadline_ms > 0).then(|| Duration::from_millis(given.deadline_ms.into()));
+    Ok(Read { labeler, deadline, log: Log { function: given.log, user: given.log_user } })
 }
 
 /// Of the first version's options.

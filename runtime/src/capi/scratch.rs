@@ -69,7 +69,7 @@ pub(super) unsafe fn init(labeler: &Labeler, memory: *mut u8, size: usize) -> Re
 pub(super) unsafe fn borrow<'a>(handle: *mut ScratchHandle) -> Result<Borrowed<'a>, Failure> {
     aligned(handle)?;
     // SAFETY: not null and aligned, so the memory is there; it may be anything, and an atomic number takes any bits.
-    let magic = unsafe { &*(&raw const (*handle).magic) };
+    let magic = unsafe { AtomicU64::from_ptr((&raw mut (*handle).magic).cast()) };
     if magic.load(Ordering::Acquire) != MAGIC ^ handle.addr() as u64 {
         let message = "this is no scratch, or was released, moved or overwritten; make one with kdh_scratch_init()";
         return Err(fail(Status::Handle, &message));

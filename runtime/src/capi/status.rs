@@ -41,4 +41,6 @@ pub enum Status {
     Panic = 17,
     /// Nobody that the options trust has signed the bundle.
     Untrusted = 18,
+    /// The text took longer than the options allow.
+    Deadline = 19,
 }

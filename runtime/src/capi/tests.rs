@@ -23,6 +23,7 @@ fn options() -> Options {
         max_text_size: 0,
         on_overflow: OVERFLOW_TRUNCATE,
         flags: OPEN_ALLOW_TEST_KEYS,
+        deadline_ms: 0,
         trust: TRUST.as_ptr(),
         kernels: null(),
         log: None,
@@ -159,7 +160,7 @@ fn wrong_arguments_are_refused() {
         assert_eq!(out.id, 0);
         assert_eq!(kdh_open_memory(bundle, usize::MAX, null(), &mut out), Status::Pointer);
         assert_eq!(kdh_open_memory(bundle, size, null(), null_mut()), Status::Null);
-        assert_eq!(kdh_open_memory(bundle, size - 1, null(), &mut out), Status::Bundle);
+        assert_eq!(kdh_open_memory(bundle, size / 2, null(), &mut out), Status::Bundle);
         assert_eq!(kdh_open_memory(null(), 0, null(), &mut out), Status::Bundle);
         assert_eq!(kdh_open_file(null(), null(), &mut out), Status::Null);
         assert_eq!(kdh_open_file(c"/".as_ptr(), null(), &mut out), Status::Open);
@@ -229,6 +230,18 @@ fn options_are_read_or_refused() {
     let scratch = scratch(handle);
     assert_eq!(label(handle, scratch.1, &[b'.'; 4_000]).0, Status::TooManyTokens);
     assert_eq!(label(handle, scratch.1, &[b'.'; 4_001]).0, Status::TextTooLong);
+    // SAFETY: the scratch is there.
+    assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
+    assert_eq!(kdh_close(handle), Status::Ok);
+}
+
+#[test]
+fn a_text_that_takes_too_long_is_given_up() {
+    // No processor labels the longest text in a millisecond with these.
+    let (status, handle) = open_with(BUNDLE, &Options { deadline_ms: 1, kernels: c"portable".as_ptr(), ..options() });
+    assert_eq!(status, Status::Ok);
+    let scratch = scratch(handle);
+    assert_eq!(label(handle, scratch.1, "Cells divided. ".repeat(200).as_bytes()).0, Status::Deadline);
     // SAFETY: the scratch is there.
     assert_eq!(unsafe { kdh_scratch_release(scratch.1) }, Status::Ok);
     assert_eq!(kdh_close(handle), Status::Ok);

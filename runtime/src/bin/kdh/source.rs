@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use kdh_runtime::engine::Origin;
 use kdh_runtime::format::KeyRole;
-use kdh_runtime::{BundleFile, EngineChoice, Kernels, Labeler, LabelerOptions, Signer, Trust};
+use kdh_runtime::{Bundle, BundleFile, EngineChoice, Kernels, Labeler, LabelerOptions, Signer, Trust};
 use serde::Serialize;
 
 const DEFAULT_BUNDLE: &str = "models/default.kdh";
@@ -151,7 +151,7 @@ impl EngineArgs {
         let options = self.options(options)?;
         let labeler = match self.graph()? {
             None => Labeler::from_shared(file.clone(), &options)?,
-            Some(graph) => Labeler::with_graph(&file.verify()?, &graph, &options)?,
+            Some(graph) => with_graph(&file.verify()?, &graph, &options)?,
         };
         note_signer(labeler.signer());
         Ok(labeler)
@@ -162,6 +162,21 @@ impl EngineArgs {
         self.labeler_of(&Arc::new(open(path)?), options).with_context(|| path.display().to_string())
     }
 }
+
+/// Builds the labeler of a bundle that leaves its graph out.
+pub(crate) fn with_graph(bundle: &Bundle<'_>, graph: &[u8], options: &LabelerOptions) -> anyhow::Result<Labeler> {
+    #[cfg(feature = "tract")]
+    return Ok(Labeler::with_graph(bundle, graph, options)?);
+    #[cfg(not(feature = "tract"))]
+    {
+        let _ = (bundle, graph, options);
+        bail!("{NO_GRAPHS}")
+    }
+}
+
+/// Why a build without tract refuses a graph.
+#[cfg(not(feature = "tract"))]
+pub(crate) const NO_GRAPHS: &str = "this kdh was built without tract and reads no graphs; build it with the feature";
 
 /// What runs a model, for results.
 #[derive(Serialize)]
@@ -183,7 +198,10 @@ impl<'l> EngineReport<'l> {
             Origin::Lowered => "graph, lowered to a program",
             _ => "graph",
         };
+        #[cfg(feature = "tract")]
         let not_lowered = engine.not_lowered().map(ToString::to_string);
+        #[cfg(not(feature = "tract"))]
+        let not_lowered = None;
         Self { name: engine.name(), kernels: engine.kernels(), model, not_lowered }
     }
 }
