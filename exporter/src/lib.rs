@@ -18,6 +18,7 @@ pub mod pack;
 pub mod parity;
 mod protobuf;
 pub mod quantize;
+mod record;
 pub mod session;
 pub mod student;
 pub mod vocabulary;

@@ -9,13 +9,14 @@ use kdh_format::{
 use kdh_runtime::dataset::Document;
 use kdh_runtime::engine::Shape;
 use kdh_runtime::lower::{LowerError, lower};
-use kdh_runtime::{BuildError, Bundle, BundleError, lower_bundle};
+use kdh_runtime::{BuildError, Bundle, BundleError, LabelError, SelfTestError, lower_bundle};
 use serde::Deserialize;
 
 use crate::encode::TextEncoder;
 use crate::golden::golden_texts;
 use crate::graph::{Precision, onnx};
 use crate::parity::{Bounds, Parity, ParityError, Refused};
+use crate::record::record;
 use crate::session::{Session, SessionError};
 use crate::student::Student;
 
@@ -77,7 +78,9 @@ impl Default for Release {
 /// The manifest holds the card's figures and the gate's own, named `parity_*`.
 ///
 /// The golden tolerance is twice what int8 differs from f32 on the golden texts: two engines that round a few integers
-/// to different sides of a tie differ by about as much as int8 does from f32 (see `ARITHMETIC.md`).
+/// to different sides of a tie differ by about as much as int8 does from f32 (see `ARITHMETIC.md`). tract gives the golden
+/// logits that the program must keep within the tolerance; what the bundle then holds are the program's own, which every box
+/// must find bit by bit.
 ///
 /// # Errors
 /// [`PackError::Refused`] when int8 changes more than `bounds`; otherwise as the steps have them.
@@ -106,7 +109,7 @@ pub fn pack(
     let bundle = BundleWriter::new(&manifest, &int8_graph, &student.vocabulary_file(), tolerance, &golden)
         .and_then(|writer| writer.rollback_counter(release.rollback_counter).program(&program, keep_graph).finish())
         .map_err(PackError::Write)?;
-    Ok(Packed { bundle, graph: int8_graph, parity })
+    Ok(Packed { bundle: record(&bundle)?, graph: int8_graph, parity })
 }
 
 /// Writes a bundle anew with its graph lowered to a program, and the graph itself with `keep_graph`; the rest stays as it is.
@@ -122,9 +125,10 @@ pub fn repack(bundle: &[u8], graph: Option<&[u8]>, keep_graph: bool) -> Result<V
     let (tolerance, cases): (f32, Vec<GoldenCase<'_>>) = (golden.tolerance(), golden.cases().collect());
     let section = |kind| bundle.section(kind).unwrap_or_default();
     let graph = graph.unwrap_or_else(|| section(SectionKind::Onnx));
-    BundleWriter::new(&manifest, graph, section(SectionKind::Vocabulary), tolerance, &cases)
+    let bytes = BundleWriter::new(&manifest, graph, section(SectionKind::Vocabulary), tolerance, &cases)
         .and_then(|writer| writer.rollback_counter(bundle.rollback_counter()).program(&program, keep_graph).finish())
-        .map_err(PackError::Write)
+        .map_err(PackError::Write)?;
+    record(&bytes)
 }
 
 /// Why a bundle could not be packed.
@@ -147,6 +151,10 @@ pub enum PackError {
     Golden(GoldenError),
     /// Nor its other parts, or its graph cannot be lowered.
     Build(BuildError),
+    /// The lowered program computes something else than the reference.
+    SelfTest(SelfTestError),
+    /// A golden text gets no labels.
+    Label(LabelError),
     /// The bundle cannot be written as it is.
     Write(WriteError),
 }
@@ -162,6 +170,8 @@ impl fmt::Display for PackError {
             Self::Bundle(error) => error.fmt(f),
             Self::Golden(error) => error.fmt(f),
             Self::Build(error) => error.fmt(f),
+            Self::SelfTest(error) => write!(f, "the lowered program is not the graph: {error}"),
+            Self::Label(error) => write!(f, "a golden text: {error}"),
             Self::Write(error) => error.fmt(f),
         }
     }

@@ -11,11 +11,15 @@ pub const MAX_GOLDEN_CASES: u32 = 256;
 /// Longest golden text, in bytes.
 pub const MAX_GOLDEN_TEXT_LEN: usize = 64 << 10;
 
-const VERSION: u32 = 1;
+/// Logits of no particular arithmetic.
+const VERSION_1: u32 = 1;
+/// Says whose arithmetic gave the logits.
+const VERSION_2: u32 = 2;
 
 /// Texts whose logits the exporter recorded, so that a box can test itself against the exporter.
 #[derive(Clone, Debug)]
 pub struct Golden<'a> {
+    arithmetic: Option<u32>,
     tolerance: f32,
     cases: GoldenCases<'a>,
 }
@@ -42,9 +46,14 @@ impl<'a> Golden<'a> {
     pub fn parse(bytes: &'a [u8], labels: usize) -> Result<Self, GoldenError> {
         let malformed = |_| GoldenError::Malformed;
         let (version, rest) = postcard::take_from_bytes::<u32>(bytes).map_err(malformed)?;
-        if version != VERSION {
-            return Err(GoldenError::UnsupportedVersion { found: version });
-        }
+        let (arithmetic, rest) = match version {
+            VERSION_1 => (None, rest),
+            VERSION_2 => {
+                let (arithmetic, rest) = postcard::take_from_bytes::<u32>(rest).map_err(malformed)?;
+                (Some(arithmetic), rest)
+            }
+            found => return Err(GoldenError::UnsupportedVersion { found }),
+        };
         let ((tolerance, count), rest) = postcard::take_from_bytes::<(f32, u32)>(rest).map_err(malformed)?;
         check_tolerance(tolerance)?;
         check_count(count)?;
@@ -57,7 +66,13 @@ impl<'a> Golden<'a> {
         if !unread.is_empty() {
             return Err(GoldenError::TrailingBytes);
         }
-        Ok(Self { tolerance, cases: GoldenCases { unread: rest, left: count } })
+        Ok(Self { arithmetic, tolerance, cases: GoldenCases { unread: rest, left: count } })
+    }
+
+    /// Version of the arithmetic that gave the recorded logits, which the same arithmetic must give again bit by bit; `None`
+    /// when the section does not say.
+    pub fn arithmetic(&self) -> Option<u32> {
+        self.arithmetic
     }
 
     /// How far a document logit of the box may lie from the recorded one, as an absolute difference.
@@ -73,6 +88,7 @@ impl<'a> Golden<'a> {
     /// The bytes of a golden section.
     #[cfg(feature = "alloc")]
     pub(crate) fn to_vec(
+        arithmetic: Option<u32>,
         tolerance: f32,
         cases: &[GoldenCase<'_>],
         labels: usize,
@@ -81,7 +97,11 @@ impl<'a> Golden<'a> {
         let count = u32::try_from(cases.len()).unwrap_or(u32::MAX);
         check_count(count)?;
         let malformed = |_| GoldenError::Malformed;
-        let mut bytes = postcard::to_allocvec(&(VERSION, tolerance, count)).map_err(malformed)?;
+        let mut bytes = match arithmetic {
+            None => postcard::to_allocvec(&(VERSION_1, tolerance, count)),
+            Some(arithmetic) => postcard::to_allocvec(&(VERSION_2, arithmetic, tolerance, count)),
+        }
+        .map_err(malformed)?;
         for (index, case) in (0..).zip(cases) {
             check_case(index, case, labels)?;
             bytes = postcard::to_extend(case, bytes).map_err(malformed)?;
@@ -172,7 +192,7 @@ impl fmt::Display for GoldenError {
         f.write_str("the bundle's golden section ")?;
         match self {
             Self::UnsupportedVersion { found } => {
-                write!(f, "has version {found}, this program reads version {VERSION}; update the program")
+                write!(f, "has version {found}, this program reads versions 1 and 2; update the program")
             }
             Self::Malformed => f.write_str("cannot be read; pack the bundle again"),
             Self::TrailingBytes => f.write_str("has bytes behind its end; pack the bundle again"),

@@ -22,11 +22,11 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+mod audit;
 mod bundle;
 mod decisions;
 mod golden;
 mod head;
-#[cfg(feature = "signatures")]
 mod hex;
 #[cfg(feature = "signatures")]
 mod key;
@@ -43,6 +43,7 @@ pub mod wire;
 #[cfg(feature = "alloc")]
 mod writer;
 
+pub use audit::{AUDIT_HEADER_LEN, AUDIT_RECORD_LEN, AuditEntry, AuditError, AuditHead, AuditStatus, token_bucket};
 pub use bundle::{Bundle, BundleError, Section, SectionKind};
 pub use decisions::{
     Calibration, Decisions, DecisionsError, Figure, Fitted, Interval, LabelThreshold, Limits, MAX_DIRECTIONS,

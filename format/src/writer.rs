@@ -48,7 +48,7 @@ impl BundleWriter {
         tolerance: f32,
         golden: &[GoldenCase<'_>],
     ) -> Result<Self, WriteError> {
-        let golden = Golden::to_vec(tolerance, golden, manifest.labels.len()).map_err(WriteError::Golden)?;
+        let golden = Golden::to_vec(None, tolerance, golden, manifest.labels.len()).map_err(WriteError::Golden)?;
         let sections = alloc::vec![
             (SectionKind::Manifest, manifest.to_vec().map_err(WriteError::Manifest)?),
             (SectionKind::Onnx, graph.to_vec()),
@@ -84,6 +84,28 @@ impl BundleWriter {
             .filter_map(|section| Some((SectionKind::from_number(section.kind)?, section.bytes.to_vec())))
             .collect();
         Self { sections, rollback_counter: bundle.rollback_counter() }
+    }
+
+    /// Replaces the golden texts by ones whose logits, of `labels` labels, must come out bit by bit where the runtime computes in
+    /// this version of its arithmetic, and within the tolerance elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// When a reader would refuse them.
+    pub fn golden(
+        mut self,
+        arithmetic: u32,
+        tolerance: f32,
+        cases: &[GoldenCase<'_>],
+        labels: usize,
+    ) -> Result<Self, WriteError> {
+        let bytes = Golden::to_vec(Some(arithmetic), tolerance, cases, labels).map_err(WriteError::Golden)?;
+        for (kind, section) in &mut self.sections {
+            if *kind == SectionKind::Golden {
+                section.clone_from(&bytes);
+            }
+        }
+        Ok(self)
     }
 
     /// Adds what the box makes of the logits of `labels` labels, in place of what was there.

@@ -14,6 +14,7 @@ use crate::file::BundleFile;
 use crate::kernels::Kernels;
 use crate::program::{Program, ProgramError};
 use crate::report::{Evidence, LabelReport, MAX_EVIDENCE, Report, evidence, sigmoid};
+use crate::self_test::SelfTestError;
 use crate::text::{Encoding, Sentences, Tokenizer, TokenizerOptions, VocabularyError};
 
 /// Gives texts their labels.
@@ -90,7 +91,7 @@ impl Labeler {
         options: &LabelerOptions,
         parse: impl FnOnce(&[u8]) -> Result<Program, ProgramError>,
     ) -> Result<Self, BuildError> {
-        let signer = options.trust.verify(bundle).map_err(BuildError::Untrusted)?;
+        let signer = options.verify(bundle).map_err(BuildError::Untrusted)?;
         let manifest = bundle.manifest().map_err(BuildError::Manifest)?;
         let tokenizer = tokenizer(bundle, &manifest)?;
         let shape = shape(&manifest, &tokenizer);
@@ -101,7 +102,7 @@ impl Labeler {
             name: label.name.to_owned(),
             threshold: label.threshold,
         });
-        Ok(Self {
+        let labeler = Self {
             engine,
             tokenizer,
             labels: labels.collect(),
@@ -111,7 +112,11 @@ impl Labeler {
             options: options.clone(),
             bundle_digest: bundle.digest(),
             signer,
-        })
+        };
+        if options.self_test {
+            labeler.self_test(bundle).map_err(BuildError::SelfTest)?;
+        }
+        Ok(labeler)
     }
 
     /// Bytes that [`scratch`](Self::scratch) allocates and [`scratch_in`](Self::scratch_in) asks for, and on the arena all
@@ -406,6 +411,7 @@ pub struct LabelerOptions {
     kernels: Option<Kernels>,
     trust: Trust,
     limits: Limits,
+    self_test: bool,
 }
 
 impl LabelerOptions {
@@ -421,6 +427,7 @@ impl LabelerOptions {
             kernels: None,
             trust: Trust::new(),
             limits: Limits::new(),
+            self_test: false,
         }
     }
 
@@ -429,6 +436,26 @@ impl LabelerOptions {
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
         self
+    }
+
+    /// Refuses bundles of a lower rollback counter than this, or than the trust's own minimum.
+    #[must_use]
+    pub fn minimum_rollback_counter(mut self, counter: u64) -> Self {
+        self.trust = self.trust.minimum_rollback_counter(counter);
+        self
+    }
+
+    /// Labels the bundle's golden texts while the labeler is built, and gives none when a logit is not what the exporter
+    /// recorded: [`Labeler::self_test`]. Takes about as long as labelling them, some tens of texts.
+    #[must_use]
+    pub fn self_test(mut self, self_test: bool) -> Self {
+        self.self_test = self_test;
+        self
+    }
+
+    /// Who vouches for a bundle.
+    pub(crate) fn verify(&self, bundle: &Bundle<'_>) -> Result<Signer, Untrusted> {
+        self.trust.verify(bundle)
     }
 
     /// Takes bundles that nobody trusted has signed: whoever can write the file then chooses the model. For development,
@@ -521,6 +548,8 @@ pub enum BuildError {
     Vocabulary(VocabularyError),
     /// The graph, or its fit to the manifest.
     Engine(EngineError),
+    /// The options ask for a self-test, and it failed.
+    SelfTest(SelfTestError),
 }
 
 impl fmt::Display for BuildError {
@@ -544,6 +573,7 @@ impl fmt::Display for BuildError {
             }
             Self::Vocabulary(error) => write!(f, "the bundle's vocabulary: {error}"),
             Self::Engine(error) => error.fmt(f),
+            Self::SelfTest(error) => error.fmt(f),
         }
     }
 }

@@ -48,6 +48,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+pub mod audit;
 #[cfg(feature = "eval")]
 pub mod benchmark;
 #[cfg(feature = "capi")]
@@ -70,6 +71,7 @@ pub mod metrics;
 pub mod program;
 mod report;
 mod self_test;
+pub mod store;
 pub mod text;
 
 pub use document::{Aggregation, DocumentOptions, DocumentReport, DocumentScratch, DocumentSession};
@@ -81,4 +83,4 @@ pub use kernels::{Kernels, UnknownKernels};
 pub use labeler::lower_bundle;
 pub use labeler::{BuildError, LabelError, Labeler, LabelerOptions, Overflow, Scratch};
 pub use report::{Evidence, LabelReport, MAX_EVIDENCE, Report};
-pub use self_test::{SelfTest, SelfTestError};
+pub use self_test::{ARITHMETIC, SelfTest, SelfTestError};

@@ -13,13 +13,23 @@ pub struct SelfTest {
     pub texts: usize,
     /// Largest absolute difference of a document logit.
     pub max_difference: f32,
-    /// The difference that the bundle allows.
+    /// The difference that is allowed: 0 when `exact`, otherwise what the bundle says.
     pub tolerance: f32,
+    /// The exporter recorded the logits in the arithmetic that runs here, so every bit must be the same.
+    pub exact: bool,
 }
+
+/// Version of the arithmetic of programs on the arena: raised when the same program gives other bits. All kernels give the
+/// same.
+pub const ARITHMETIC: u32 = 1;
 
 impl Labeler {
     /// Labels the golden texts of `bundle`, which the labeler was built from, and compares what comes out with what the
     /// exporter recorded: tokens, sentences and document logits.
+    ///
+    /// Logits that were recorded on the arena must come out bit by bit on the arena, whatever its kernels; on tract, or when
+    /// another engine recorded them, within the bundle's tolerance. [`LabelerOptions::self_test`](crate::LabelerOptions::self_test)
+    /// makes this a part of building a labeler.
     ///
     /// # Errors
     ///
@@ -27,7 +37,8 @@ impl Labeler {
     pub fn self_test(&self, bundle: &Bundle<'_>) -> Result<SelfTest, SelfTestError> {
         let manifest = bundle.manifest().map_err(SelfTestError::Manifest)?;
         let golden = bundle.golden(&manifest).map_err(SelfTestError::Golden)?;
-        let tolerance = golden.tolerance();
+        let exact = self.engine().program().is_some() && golden.arithmetic() == Some(ARITHMETIC);
+        let tolerance = if exact { 0.0 } else { golden.tolerance() };
         let mut scratch = self.scratch();
         let mut max_difference = 0_f32;
         for (text, case) in golden.cases().enumerate() {
@@ -40,12 +51,13 @@ impl Labeler {
             self.run(&mut scratch).map_err(failed)?;
             let logits = scratch.engine.logits().document;
             let difference = logits.iter().zip(&case.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            if logits.len() != case.logits.len() || difference > tolerance {
+            let same_bits = || logits.iter().zip(&case.logits).all(|(a, b)| a.to_bits() == b.to_bits());
+            if logits.len() != case.logits.len() || difference > tolerance || exact && !same_bits() {
                 return Err(SelfTestError::Logits { text, difference, tolerance });
             }
             max_difference = max_difference.max(difference);
         }
-        Ok(SelfTest { texts: golden.cases().len(), max_difference, tolerance })
+        Ok(SelfTest { texts: golden.cases().len(), max_difference, tolerance, exact })
     }
 }
 

@@ -130,3 +130,22 @@ fn decisions_say_what_they_were_given() {
     // A reader that does not know the section still reads the rest.
     assert!(bundle.sections().last().is_some_and(|section| section.kind == 6 && !section.critical));
 }
+
+#[test]
+fn golden_texts_of_version_2_name_their_arithmetic() {
+    let mut raw = files::small();
+    let version_1 = raw.section(4).bytes.clone();
+    assert_eq!(version_1[0], 1);
+    raw.section(4).bytes = [&[2, 9], &version_1[1..]].concat();
+    let bytes = raw.bytes();
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let golden = bundle.golden(&bundle.manifest().unwrap()).unwrap();
+    assert_eq!((golden.arithmetic(), golden.tolerance(), golden.cases().len()), (Some(9), 0.125, 2));
+    let cases: Vec<_> = golden.cases().collect();
+
+    let bytes = committed();
+    let old = Bundle::parse(&bytes).unwrap();
+    assert_eq!(old.golden(&old.manifest().unwrap()).unwrap().arithmetic(), None);
+    let written = BundleWriter::of(&old).golden(9, 0.125, &cases, 2).unwrap().finish().unwrap();
+    assert_eq!(written, raw.bytes());
+}

@@ -192,7 +192,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Refusal)> {
     };
     let whole = golden_with(1, 0.125, 2, 2);
     golden("golden-empty", vec![], GoldenError::Malformed);
-    golden("golden-version-2", golden_with(2, 0.125, 2, 2), GoldenError::UnsupportedVersion { found: 2 });
+    golden("golden-version-3", golden_with(3, 0.125, 2, 2), GoldenError::UnsupportedVersion { found: 3 });
     golden("golden-cut", whole[..whole.len() - 1].to_vec(), GoldenError::Malformed);
     golden("golden-trailing", [&whole[..], &[0]].concat(), GoldenError::TrailingBytes);
     golden("golden-no-cases", golden_with(1, 0.125, 0, 2), GoldenError::Count { found: 0 });

@@ -42,6 +42,7 @@ fn signs_as_openssl_does() {
     assert_eq!(Bundle::parse(SIGNED).unwrap().content(), PLAIN);
 }
 
+/// Verifies: R-040
 #[test]
 fn refuses_what_nobody_trusted_has_signed() {
     let release = key(1, KeyRole::Release);
@@ -59,6 +60,7 @@ fn refuses_what_nobody_trusted_has_signed() {
     }
 }
 
+/// Verifies: R-040
 #[test]
 fn refuses_test_keys_unless_code_allows_them() {
     let id = SecretKey::parse(SECRET).unwrap().public().id();
@@ -79,6 +81,7 @@ fn refuses_test_keys_unless_code_allows_them() {
     );
 }
 
+/// Verifies: R-040
 #[test]
 fn revocation_beats_trust_and_another_key_beats_revocation() {
     let [old, new] = [key(1, KeyRole::Release), key(2, KeyRole::Release)];
@@ -92,6 +95,7 @@ fn revocation_beats_trust_and_another_key_beats_revocation() {
     assert!(verify(&trust.key(new.public().clone()).unwrap(), &both).is_ok());
 }
 
+/// Verifies: R-041
 #[test]
 fn enforces_the_counter() {
     let key = key(1, KeyRole::Release);
@@ -104,6 +108,7 @@ fn enforces_the_counter() {
     assert_eq!(verify(&trust.allow_unsigned(), PLAIN), rollback);
 }
 
+/// Verifies: R-040
 #[test]
 fn every_flipped_bit_and_every_cut_of_the_trailer_is_refused() {
     let trust = demonstration().allow_test_keys();

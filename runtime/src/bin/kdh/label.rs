@@ -8,6 +8,7 @@ use anyhow::Context;
 use kdh_runtime::{LabelReport, LabelerOptions, Report};
 use serde::Serialize;
 
+use crate::audit::{self, AuditArgs};
 use crate::source::{self, BundleArgs, EngineArgs, EngineReport};
 use crate::texts::{Labelled, TextArgs, TextLabeler};
 use crate::verify::hex;
@@ -44,6 +45,8 @@ pub(crate) struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    audit: AuditArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -63,8 +66,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     let text = source::read_text(&args.text, args.texts.max_bytes())?;
     let labeler = args.engine.labeler(&path, options)?;
-    let labelled =
-        TextLabeler::new(&labeler, &args.texts).label(&text).with_context(|| args.text.display().to_string())?;
+    let (mut log, mut texts) = (args.audit.open()?, TextLabeler::new(&labeler, &args.texts));
+    let labelled = audit::recorded(log.as_mut(), &labeler, || texts.label(&text), |labelled| &labelled.report)?
+        .with_context(|| args.text.display().to_string())?;
     let engine = EngineReport::new(&labeler);
     if let Some(path) = &args.html {
         let page = page::page(&labelled.report, &text, &facts(&labelled, &engine));

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 mod batch;
+mod audit;
 mod bench;
 mod eval;
 mod html;
@@ -15,6 +16,7 @@ mod inspect;
 mod label;
 mod source;
 mod texts;
+mod store;
 mod verify;
 mod watch;
 
@@ -48,6 +50,8 @@ enum Command {
     Bench(bench::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Store(store::Args),
+    Audit(audit::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Store(args) => store::run(&args),
+        Command::Audit(args) => audit::run(&args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

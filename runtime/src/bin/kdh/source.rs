@@ -65,6 +65,9 @@ pub(crate) struct EngineArgs {
     onnx: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Label the bundle's golden texts first, and do nothing when a logit is not what the exporter recorded
+    #[arg(long)]
+    self_test: bool,
 }
 
 /// Whose bundles are taken.
@@ -129,7 +132,7 @@ enum EngineArg {
 
 impl EngineArgs {
     pub(crate) fn options(&self, options: LabelerOptions) -> anyhow::Result<LabelerOptions> {
-        let options = options.trust(self.trust.trust()?).engine(match self.engine {
+        let options = options.trust(self.trust.trust()?).self_test(self.self_test).engine(match self.engine {
             EngineArg::Arena => EngineChoice::Arena,
             EngineArg::Tract => EngineChoice::Tract,
             EngineArg::Auto => EngineChoice::Auto,

@@ -10,7 +10,8 @@ use crate::{Outcome, print, print_json};
 /// Check a bundle
 ///
 /// Checks every byte of the bundle against its digests, who has signed it, and its rollback counter, then labels the golden texts in it and compares the logits with
-/// those that the exporter recorded, within the tolerance that the bundle states. Exit code 1 when one of them fails.
+/// those that the exporter recorded: every bit where the bundle says that it was recorded in this arithmetic, otherwise within
+/// its tolerance. Exit code 1 when one of them fails.
 ///
 /// With --cross-check the ONNX graph, in the bundle or given with --onnx, is lowered again, and must give the stored
 /// program byte by byte.
@@ -34,23 +35,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let result = check(&file, args);
     let shown = path.display();
     match &result {
-        Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, .. })) if args.json => print_json(&json!({
-            "ok": true,
-            "bundle": shown.to_string(),
-            "digest": hex(&bundle.digest()),
-            "rollback_counter": bundle.rollback_counter(),
-            "signer": signer_json(labeler.signer()),
-            "self_test": {
-                "texts": texts,
-                "max_difference": max_difference,
-                "tolerance": tolerance,
+        Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, exact, .. })) if args.json => {
+            print_json(&json!({
+                "ok": true,
+                "bundle": shown.to_string(),
+                "digest": hex(&bundle.digest()),
+                "rollback_counter": bundle.rollback_counter(),
+                "signer": signer_json(labeler.signer()),
+                "self_test": {
+                    "texts": texts,
+                    "max_difference": max_difference,
+                    "tolerance": tolerance,
+                    "exact": exact,
+                },
+                "cross_checked": args.cross_check,
+                "engine": EngineReport::new(labeler),
+            }))?
+        }
+        Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, exact, .. })) => print(&format!(
+            "{shown}: ok\n{texts} golden texts, {}\n{}signed by {}\ndigest {}\n{}\n",
+            if *exact {
+                "every bit of their logits as recorded".into()
+            } else {
+                format!("largest difference of a logit {max_difference} (allowed: {tolerance})")
             },
-            "cross_checked": args.cross_check,
-            "engine": EngineReport::new(labeler),
-        }))?,
-        Ok((bundle, labeler, SelfTest { texts, max_difference, tolerance, .. })) => print(&format!(
-            "{shown}: ok\n{texts} golden texts, largest difference of a logit {max_difference} (allowed: {tolerance})\n\
-             {}signed by {}\ndigest {}\n{}\n",
             if args.cross_check { "the graph lowers to the stored program\n" } else { "" },
             labeler.signer(),
             hex(&bundle.digest()),

@@ -1,0 +1,259 @@
+//! `kdh audit`, and the option `--audit`.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, anyhow};
+use clap::Subcommand;
+use kdh_runtime::audit::{self, AuditLog, AuditOptions, TrailError};
+use kdh_runtime::benchmark::Sorted;
+use kdh_runtime::format::{AuditEntry, AuditHead};
+use kdh_runtime::{LabelError, Labeler, LabelerOptions, Report};
+use serde_json::{Value, json};
+
+use crate::source::{self, BundleArgs, EngineArgs};
+use crate::verify::hex;
+use crate::{Outcome, print, print_json};
+
+/// Verify, export or measure the trail of what the box did
+///
+/// `kdh label --audit DIR` appends a record for each text: when, which bundle, which labels, how many tokens (to a power of
+/// two), how long, how it ended. No text, no digest of a text, no name. Each record is bound to the one before it, so that one
+/// that was changed, removed or moved is found. `format/AUDIT.md` states the bytes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Verify every record; exit code 1 when the trail was changed
+    ///
+    /// Prints the head, NUMBER:DIGEST. Keep it elsewhere: given back with --head later, it also finds records that were removed
+    /// from the end, and a trail that was written anew.
+    Verify {
+        /// Folder of the trail
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Head that was kept elsewhere, which the chain must pass through
+        #[arg(long, value_name = "NUMBER:DIGEST")]
+        head: Option<AuditHead>,
+    },
+    /// Verify the trail and print its records as CSV, or JSON Lines with --json; exit code 1 when the trail was changed
+    Export {
+        /// Folder of the trail
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Measure what the trail costs: golden texts labelled with and without it, in alternating rounds
+    ///
+    /// Signature and self-test cost nothing once a bundle is open, so this is what all of the runtime's records cost a text.
+    Measure {
+        /// Folder to write a trail to, on the disk that the device uses
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Rounds of each kind
+        #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(3..=10_000))]
+        rounds: u32,
+        #[command(flatten)]
+        bundle: BundleArgs,
+        #[command(flatten)]
+        engine: EngineArgs,
+    },
+}
+
+/// The option of commands that label.
+#[derive(clap::Args)]
+pub(crate) struct AuditArgs {
+    /// Append a record to the audit trail in this folder, which is made if it is not there; see `kdh audit --help`
+    #[arg(long, value_name = "DIR", conflicts_with = "jsonl")]
+    audit: Option<PathBuf>,
+}
+
+impl AuditArgs {
+    /// The trail that the user asks for. What is said of a repair goes to standard error.
+    pub(crate) fn open(&self) -> anyhow::Result<Option<AuditLog>> {
+        self.audit.as_deref().map(open).transpose()
+    }
+}
+
+/// Labels a text and records it, if there is a trail. The text gets no labels when the record cannot be written.
+pub(crate) fn recorded<'l, T>(
+    log: Option<&mut AuditLog>,
+    labeler: &'l Labeler,
+    label: impl FnOnce() -> Result<T, LabelError>,
+    report: impl Fn(&T) -> &Report<'l>,
+) -> anyhow::Result<Result<T, LabelError>> {
+    let (time, start) = (SystemTime::now(), Instant::now());
+    let result = label();
+    if let Some(log) = log {
+        let report = result.as_ref().map(report).map_err(|&error| error);
+        log.append(&audit::entry(labeler, report, time, start.elapsed()))?;
+        log.sync()?;
+    }
+    Ok(result)
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    match &args.command {
+        Command::Verify { folder, head } => verify(folder, *head, args.json),
+        Command::Export { folder } => export(folder, args.json),
+        Command::Measure { folder, rounds, bundle, engine } => measure(folder, *rounds, bundle, engine, args.json),
+    }
+}
+
+fn open(folder: &Path) -> anyhow::Result<AuditLog> {
+    let log = AuditLog::open(folder, AuditOptions::default()).with_context(|| folder.display().to_string())?;
+    if let Some(bytes) = log.repaired() {
+        let _ = writeln!(
+            io::stderr(),
+            "note: the audit trail ended in a cut-off record of {bytes} bytes, which was removed; the trail says so"
+        );
+    }
+    Ok(log)
+}
+
+fn verify(folder: &Path, head: Option<AuditHead>, json: bool) -> anyhow::Result<Outcome> {
+    let verified = match audit::verify(folder, head, |_, _| {}) {
+        Ok(verified) => verified,
+        Err(error) => return failed(folder, error, json),
+    };
+    if json {
+        print_json(&json!({
+            "ok": true, "first": verified.first, "records": verified.head.sequence - verified.first,
+            "head": verified.head.to_string(), "files": verified.files, "torn_bytes": verified.torn_bytes,
+            "repairs": verified.repairs,
+        }))?;
+    } else {
+        let mut text = format!(
+            "{}: ok\n{} records from number {}, {} files, {} repairs\nhead {}\n",
+            folder.display(),
+            verified.head.sequence - verified.first,
+            verified.first,
+            verified.files,
+            verified.repairs,
+            verified.head
+        );
+        if verified.torn_bytes > 0 {
+            let _ =
+                writeln!(text, "{} bytes of a cut-off record at the end, as a crash leaves them", verified.torn_bytes);
+        }
+        print(&text)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn export(folder: &Path, json: bool) -> anyhow::Result<Outcome> {
+    let mut text = String::new();
+    if !json {
+        text.push_str("sequence,time_ms,bundle,status,labels,token_bucket,duration_us\n");
+    }
+    let result = audit::verify(folder, None, |sequence, entry| {
+        let AuditEntry { time_ms, labels, token_bucket, duration_us, .. } = *entry;
+        let (status, bundle) = (entry.status.name(), hex(&entry.bundle_digest));
+        let _ = if json {
+            let line = json!({
+                "sequence": sequence, "time_ms": time_ms, "bundle": bundle, "status": status,
+                "labels": (0..64).filter(|bit| labels >> bit & 1 == 1).collect::<Vec<u32>>(),
+                "token_bucket": token_bucket, "duration_us": duration_us,
+            });
+            writeln!(text, "{line}")
+        } else {
+            writeln!(text, "{sequence},{time_ms},{bundle},{status},{labels:#x},{token_bucket},{duration_us}")
+        };
+    });
+    // Nothing of a trail that was changed looks like a good record.
+    match result {
+        Ok(_) => print(&text).map(|()| Outcome::Done),
+        Err(error) => failed(folder, error, json),
+    }
+}
+
+fn failed(folder: &Path, error: TrailError, json: bool) -> anyhow::Result<Outcome> {
+    if matches!(error, TrailError::Io(_)) {
+        return Err(error).with_context(|| folder.display().to_string());
+    }
+    if json {
+        print_json(&json!({ "ok": false, "error": error.to_string() }))?;
+    } else {
+        print(&format!("{}: FAILED: {error}\n", folder.display()))?;
+    }
+    Ok(Outcome::CheckFailed)
+}
+
+fn measure(
+    folder: &Path,
+    rounds: u32,
+    bundle: &BundleArgs,
+    engine: &EngineArgs,
+    json: bool,
+) -> anyhow::Result<Outcome> {
+    let path = bundle.path()?;
+    let shown = || path.display().to_string();
+    let file = std::sync::Arc::new(source::open(&path)?);
+    let labeler = engine.labeler_of(&file, LabelerOptions::new()).with_context(shown)?;
+    let bundle = file.verify().with_context(shown)?;
+    let manifest = bundle.manifest().with_context(shown)?;
+    let golden = bundle.golden(&manifest).with_context(shown)?;
+    let texts: Vec<&str> = golden.cases().map(|case| case.text).collect();
+    let mut scratch = labeler.scratch();
+    let mut log = open(folder)?;
+    // Texts a second: without, with.
+    let mut round = |log: Option<&mut AuditLog>| -> anyhow::Result<f64> {
+        let (start, mut log) = (Instant::now(), log);
+        for text in &texts {
+            let (time, start) = (SystemTime::now(), Instant::now());
+            let result = labeler.label(&mut scratch, text);
+            if let Some(log) = &mut log {
+                let report = result.as_ref().map_err(|&error| error);
+                log.append(&audit::entry(&labeler, report, time, start.elapsed()))?;
+            }
+            result?;
+        }
+        Ok(texts.len() as f64 / start.elapsed().as_secs_f64())
+    };
+    round(None)?;
+    let (mut off, mut on, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..rounds {
+        // Who comes second in a round has what the first has warmed.
+        let (without, with) = if index % 2 == 0 {
+            let without = round(None)?;
+            (without, round(Some(&mut log))?)
+        } else {
+            let with = round(Some(&mut log))?;
+            (round(None)?, with)
+        };
+        off.push(without);
+        on.push(with);
+        ratios.push(with / without);
+    }
+    let middle = |values: Vec<f64>| Sorted::new(values).percentile(500).ok_or_else(|| anyhow!("no round"));
+    let fastest = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let ratio_of_fastest = fastest(&on) / fastest(&off);
+    let result = json!({
+        "rounds": rounds, "texts": texts.len(), "records": log.head().sequence,
+        "texts_per_second_off": middle(off)?, "texts_per_second_on": middle(on)?,
+        "throughput_ratio_median": middle(ratios)?, "throughput_ratio_of_fastest": ratio_of_fastest,
+    });
+    if json {
+        print_json(&result)?;
+    } else {
+        let mut text = String::new();
+        for (name, value) in result.as_object().into_iter().flatten() {
+            let _ = match value {
+                Value::Number(number) if number.is_f64() => {
+                    writeln!(text, "{name:28} {:.4}", number.as_f64().unwrap_or(0.0))
+                }
+                value => writeln!(text, "{name:28} {value}"),
+            };
+        }
+        print(&text)?;
+    }
+    Ok(Outcome::Done)
+}
