@@ -7,16 +7,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-mod batch;
 mod audit;
+mod batch;
 mod bench;
 mod eval;
 mod html;
 mod inspect;
 mod label;
 mod source;
-mod texts;
 mod store;
+mod texts;
 mod verify;
 mod watch;
 
