@@ -11,7 +11,6 @@
 pub mod config;
 pub mod encode;
 pub mod encoder;
-pub mod file;
 pub mod golden;
 pub mod graph;
 pub mod pack;

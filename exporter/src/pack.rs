@@ -125,8 +125,15 @@ pub fn repack(bundle: &[u8], graph: Option<&[u8]>, keep_graph: bool) -> Result<V
     let (tolerance, cases): (f32, Vec<GoldenCase<'_>>) = (golden.tolerance(), golden.cases().collect());
     let section = |kind| bundle.section(kind).unwrap_or_default();
     let graph = graph.unwrap_or_else(|| section(SectionKind::Onnx));
+    let decisions = bundle.decisions(&manifest).transpose();
+    let decisions = decisions.map_err(|error| PackError::Build(BuildError::Decisions(error)))?;
     let bytes = BundleWriter::new(&manifest, graph, section(SectionKind::Vocabulary), tolerance, &cases)
-        .and_then(|writer| writer.rollback_counter(bundle.rollback_counter()).program(&program, keep_graph).finish())
+        .map(|writer| writer.rollback_counter(bundle.rollback_counter()).program(&program, keep_graph))
+        .and_then(|writer| match &decisions {
+            Some(decisions) => writer.decisions(decisions, manifest.labels.len()),
+            None => Ok(writer),
+        })
+        .and_then(BundleWriter::finish)
         .map_err(PackError::Write)?;
     record(&bytes)
 }

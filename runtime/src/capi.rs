@@ -335,8 +335,13 @@ pub unsafe extern "C" fn kdh_label(
                 let stop = entry.deadline.map(|deadline| Stop::new().deadline(Instant::now() + deadline));
                 scratch.set_stop(stop.unwrap_or_default());
                 let found = entry.labeler.label(&mut scratch, text).map_err(|error| fail(of_label(&error), &error))?;
+                if found.abstention.contains(crate::Abstention::EMPTY) {
+                    return Err(fail(of_label(&LabelError::NoTokens), &LabelError::NoTokens));
+                }
                 for (to, from) in labels.iter_mut().zip(&found.labels) {
                     *to = LabelReport::of(from);
+                    // A model that abstains gives no label.
+                    to.given &= u32::from(found.abstention.is_empty());
                 }
                 // SAFETY: the caller's promise; it was checked by `zero_out`.
                 unsafe { report.write(Report::of(&found)) };

@@ -2,6 +2,7 @@ use core::fmt;
 
 pub use self::aggregate::Aggregation;
 
+use crate::decision::OutOfDistributionScore;
 use crate::engine::{EngineScratch, Stop};
 use crate::labeler::{Counts, LabelError, Labeler};
 use crate::report::{Report, evidence};
@@ -171,6 +172,7 @@ impl Labeler {
             counts: Counts::default(),
             windows: 0,
             splits: 0,
+            scores: 0.0,
         };
         DocumentScratch { limits, stream: Stream::new(), work }
     }
@@ -202,7 +204,9 @@ impl<'l> DocumentSession<'l, '_> {
     ///
     /// # Errors
     ///
-    /// As [`push`](Self::push), and [`LabelError::NoTokens`] when the text has nothing to label.
+    /// As [`push`](Self::push).
+    ///
+    /// A text with nothing to label is no error: its report abstains, and no window was run.
     pub fn finish(mut self) -> Result<DocumentReport<'l>, LabelError> {
         self.push(&[])?;
         self.sentences(true)?;
@@ -211,7 +215,8 @@ impl<'l> DocumentSession<'l, '_> {
             work.run(labeler)?;
         }
         if work.windows == 0 {
-            return Err(LabelError::NoTokens);
+            let report = labeler.report_of_nothing(labeler.point());
+            return Ok(DocumentReport { report, windows: 0, splits: work.splits, bytes: self.bytes });
         }
         work.finish();
         let report = if work.windows == 1 { work.report(labeler) } else { work.aggregated(labeler, &self.options) };
@@ -248,6 +253,8 @@ struct Work {
     counts: Counts,
     windows: usize,
     splits: usize,
+    /// Sum of the windows' out-of-distribution scores.
+    scores: f32,
 }
 
 impl Work {
@@ -257,6 +264,7 @@ impl Work {
         self.counts = Counts::default();
         self.windows = 0;
         self.splits = 0;
+        self.scores = 0.0;
     }
 
     /// Adds a sentence, in parts if it is longer than a window.
@@ -295,6 +303,9 @@ impl Work {
         for (index, (label, &document)) in self.labels.iter_mut().zip(logits.document).enumerate() {
             label.window(document, column(&logits, labels, sentences, index));
         }
+        if let Some(score) = labeler.score(self.engine.pooled(sentences), self.engine.logits().document) {
+            self.scores += score.score;
+        }
         self.windows += 1;
         Ok(())
     }
@@ -323,20 +334,27 @@ impl Work {
     fn report<'l>(&self, labeler: &'l Labeler) -> Report<'l> {
         let logits = self.engine.logits();
         let sentences = self.window.sentences();
-        labeler.decide_document(self.counts, |label| {
+        let of_sentences = |label| {
             let column = column(&logits, self.labels.len(), sentences.len(), label);
-            let evidence =
-                evidence(sentences.iter().zip(column).map(|(sentence, logit)| (sentence.start, sentence.end, logit)));
-            (logits.document.get(label).copied().unwrap_or(f32::NAN), evidence)
-        })
+            evidence(sentences.iter().zip(column).map(|(sentence, logit)| (sentence.start, sentence.end, logit)))
+        };
+        let logit = |label| logits.document.get(label).copied().unwrap_or(f32::NAN);
+        labeler.report(self.counts, self.score(labeler), labeler.point(), logit, of_sentences)
+    }
+
+    /// The mean of the windows' out-of-distribution scores.
+    fn score(&self, labeler: &Labeler) -> Option<OutOfDistributionScore> {
+        let pooled = self.engine.pooled(self.window.sentences().len());
+        let last = labeler.score(pooled, self.engine.logits().document)?;
+        Some(OutOfDistributionScore { score: self.scores / self.windows.max(1) as f32, ..last })
     }
 
     /// The report of several windows.
     fn aggregated<'l>(&self, labeler: &'l Labeler, options: &DocumentOptions) -> Report<'l> {
-        labeler.decide_document(self.counts, |label| match self.labels.get(label) {
-            Some(label) => (label.logit(options.aggregation, labeler.head()), label.evidence()),
-            None => (f32::NAN, heapless::Vec::new()),
-        })
+        let of = |label: usize| self.labels.get(label);
+        let logit = |label| of(label).map_or(f32::NAN, |label| label.logit(options.aggregation, labeler.head()));
+        let evidence = |label| of(label).map(LabelEvidence::evidence).unwrap_or_default();
+        labeler.report(self.counts, self.score(labeler), labeler.point(), logit, evidence)
     }
 }
 

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use crate::kernels::Kernels;
 #[cfg(feature = "tract")]
 use crate::lower::{LowerError, lower};
-use crate::program::{ALIGNMENT, Program};
+use crate::program::{ALIGNMENT, Pooled, Program};
 
 pub use self::limits::Limits;
 pub(crate) use self::scrub::Reference;
@@ -256,6 +256,11 @@ impl Engine {
         self.not_lowered.as_ref()
     }
 
+    /// Width of the pooled vector that a run leaves; `None` when the engine does not keep it.
+    pub(crate) fn pooled_width(&self) -> Option<usize> {
+        self.layout().pooled.map(|pooled| pooled.width)
+    }
+
     fn layout(&self) -> Layout {
         let Shape { labels, max_sentences, .. } = self.shape;
         let [sentences, document] = match &self.runner {
@@ -263,7 +268,13 @@ impl Engine {
             #[cfg(feature = "tract")]
             Runner::Tract(_) => [0, 4 * max_sentences * labels],
         };
-        Layout { sentences: (sentences, max_sentences * labels), document: (document, labels), len: self.arena_len() }
+        let pooled = self.program().and_then(|program| program.plan().pooled());
+        Layout {
+            sentences: (sentences, max_sentences * labels),
+            document: (document, labels),
+            pooled,
+            len: self.arena_len(),
+        }
     }
 
     /// Bytes at a multiple of 64.
@@ -358,6 +369,8 @@ pub struct EngineScratch<'m> {
 struct Layout {
     sentences: (usize, usize),
     document: (usize, usize),
+    /// What the head has averaged; `None` on tract.
+    pooled: Option<Pooled>,
     len: usize,
 }
 
@@ -391,16 +404,26 @@ impl<'m> EngineScratch<'m> {
 
     /// The logits of the last run.
     pub(crate) fn logits(&self) -> Logits<'_> {
+        Logits { sentences: self.floats(self.layout.sentences), document: self.floats(self.layout.document) }
+    }
+
+    /// The mean of the last hidden states over all tokens of the last run that belong to one of its `sentences`, `[hidden]`;
+    /// `None` when the engine does not keep it.
+    pub(crate) fn pooled(&self, sentences: usize) -> Option<&[f32]> {
+        let Pooled { start, stride, width } = self.layout.pooled?;
+        let pooled = self.floats((start + 4 * sentences * stride, width));
+        (pooled.len() == width).then_some(pooled)
+    }
+
+    /// `count` floats of the arena from byte `start`; none when they do not lie in it.
+    fn floats(&self, (start, count): (usize, usize)) -> &[f32] {
         let bytes = match &self.memory {
             Memory::Owned(bytes) => bytes,
             Memory::Borrowed(bytes) => &**bytes,
         };
         let arena = bytes.get(bytes.as_ptr().align_offset(ALIGNMENT)..).unwrap_or_default();
-        let floats = |(start, count): (usize, usize)| {
-            let bytes = arena.get(start..start + 4 * count).unwrap_or_default();
-            bytemuck::try_cast_slice(bytes).unwrap_or_default()
-        };
-        Logits { sentences: floats(self.layout.sentences), document: floats(self.layout.document) }
+        let bytes = arena.get(start..start + 4 * count).unwrap_or_default();
+        bytemuck::try_cast_slice(bytes).unwrap_or_default()
     }
 
     /// At a multiple of 64.

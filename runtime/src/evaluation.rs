@@ -5,13 +5,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use evidence::{EvidenceQuality, leave_one_out};
+
 use crate::benchmark::Sorted;
 use crate::dataset::{self, DatasetError, Document};
 use crate::document::DocumentOptions;
 use crate::labeler::{LabelError, Labeler, Overflow};
+use crate::metrics::calibration::mean_calibration_error;
 use crate::metrics::{Metrics, MetricsError, evaluate};
 use crate::report::Report;
 use crate::text::Sentences;
+use evidence::Meter;
+
+mod evidence;
 
 /// Labels `documents` one after the other and scores the labels; `done` is called after each document with its report.
 ///
@@ -37,7 +43,8 @@ pub fn run(
     let mut document_scratch = windows.map(|_| labeler.document_scratch());
     let mut probabilities = Vec::with_capacity(truth.len());
     let [mut tokenize, mut encoder, mut total, mut tokens] = [const { Vec::new() }; 4];
-    let (mut truncated, mut windowed, mut unknown) = (0, 0, 0);
+    let (mut truncated, mut windowed, mut unknown, mut abstained) = (0, 0, 0, 0);
+    let mut meter = Meter::default();
     for (index, document) in documents.iter().enumerate() {
         let at_line = |error| EvaluationError::Label { line: index + 1, error };
         let text = document.text.as_str();
@@ -54,9 +61,11 @@ pub fn run(
         }
         .map_err(at_line)?;
         let encoded = Instant::now();
+        let mut in_windows = false;
         let (report, ran) = match (windows, &mut document_scratch) {
             (Some(options), Some(document_scratch)) if labeler.overflows(&scratch) => {
                 let document = labeler.label_document(document_scratch, options, text).map_err(at_line)?;
+                in_windows = true;
                 windowed += usize::from(document.windows > 1);
                 (document.report, Instant::now())
             }
@@ -74,10 +83,22 @@ pub fn run(
         total.push(milliseconds(end - start));
         tokens.push(report.text_tokens as f64);
         truncated += usize::from(report.truncated());
+        abstained += usize::from(!report.abstention.is_empty());
+        // The logits of a text of several windows are those of its last window.
+        if !in_windows {
+            let ranges = scratch.encoding.sentences().map(|sentence| sentence.start as usize..sentence.end as usize);
+            let (ranges, logits) = (ranges.collect::<Vec<_>>(), scratch.engine.logits().sentences);
+            for (label, of_label) in report.labels.iter().enumerate() {
+                let column = || logits.iter().skip(label).step_by(codes.len()).copied().take(ranges.len());
+                meter.add(document, of_label.code, &ranges, &column().collect::<Vec<f32>>());
+            }
+        }
         unknown += report.unknown_tokens;
         done(document, &report);
     }
     let metrics = evaluate(&codes, &truth, &probabilities, &thresholds).map_err(EvaluationError::Metrics)?;
+    let calibration_error =
+        mean_calibration_error(&truth, &probabilities, codes.len()).map_err(EvaluationError::Metrics)?;
     let text_tokens: f64 = tokens.iter().sum();
     Ok(Evaluation {
         total_ms: total.clone(),
@@ -91,6 +112,9 @@ pub fn run(
         tokens_per_text: Distribution::new(tokens),
         unknown_token_rate: if text_tokens > 0.0 { unknown as f64 / text_tokens } else { 0.0 },
         truncated,
+        abstained,
+        calibration_error,
+        evidence: meter.quality(),
         windowed,
     })
 }
@@ -126,6 +150,12 @@ pub struct Evaluation {
     pub unknown_token_rate: f64,
     /// Texts of which the model has not seen all.
     pub truncated: usize,
+    /// Texts of which the model says that it does not know; the scores count what their labels would be.
+    pub abstained: usize,
+    /// Expected calibration error of the probabilities, ten bins of equal width, mean over the labels.
+    pub calibration_error: f64,
+    /// How well the sentence logits find the sentences that carry a label; `None` when no sentence of the data has labels.
+    pub evidence: Option<EvidenceQuality>,
     /// Texts that took more than one window.
     pub windowed: usize,
 }

@@ -3,17 +3,19 @@ use core::ops::Range;
 use std::sync::Arc;
 
 use kdh_format::{
-    Bundle, BundleError, Head, Manifest, ManifestError, ProgramSectionError, SectionKind, Signer, Trust, Untrusted,
+    Bundle, BundleError, DecisionsError, Head, Manifest, ManifestError, Policy, ProgramSectionError, SectionKind,
+    Signer, Trust, Untrusted,
 };
 use sha2::{Digest, Sha256};
 
+use crate::decision::{Abstention, Decision, OperatingPoint, OutOfDistributionScore};
 use crate::engine::{
     Engine, EngineChoice, EngineError, EngineScratch, Limits, Reference, RunError, ScratchTooSmall, Shape, Stop,
 };
 use crate::file::BundleFile;
 use crate::kernels::Kernels;
 use crate::program::{Program, ProgramError};
-use crate::report::{Evidence, LabelReport, MAX_EVIDENCE, Report, evidence, sigmoid};
+use crate::report::{Evidence, LabelReport, MAX_EVIDENCE, Report, evidence};
 use crate::self_test::SelfTestError;
 use crate::text::{Encoding, Sentences, Tokenizer, TokenizerOptions, VocabularyError};
 
@@ -25,6 +27,8 @@ pub struct Labeler {
     tokenizer: Tokenizer,
     labels: Vec<Label>,
     head: Head,
+    decision: Decision,
+    point: OperatingPoint,
     max_tokens: usize,
     max_sentences: usize,
     options: LabelerOptions,
@@ -97,23 +101,33 @@ impl Labeler {
         let shape = shape(&manifest, &tokenizer);
         let (max_tokens, max_sentences) = (shape.max_tokens, shape.max_sentences);
         let engine = engine(bundle, graph, shape, options, parse)?;
-        let labels = manifest.labels.iter().map(|label| Label {
-            code: label.code.to_owned(),
-            name: label.name.to_owned(),
-            threshold: label.threshold,
-        });
+        let decision = Decision::new(bundle, &manifest)?;
+        if let (Some(of_decision), Some(of_engine)) = (decision.pooled_width(), engine.pooled_width())
+            && of_decision != of_engine
+        {
+            return Err(BuildError::Decisions(DecisionsError::OutOfDistribution));
+        }
+        let point = match &options.operating_point {
+            Some(name) => decision.point(name).ok_or(BuildError::OperatingPoint)?,
+            None => OperatingPoint::DEFAULT,
+        };
+        let labels =
+            manifest.labels.iter().map(|label| Label { code: label.code.to_owned(), name: label.name.to_owned() });
+        let (labels, head, options) = (labels.collect(), manifest.head, options.clone());
         let labeler = Self {
             engine,
             tokenizer,
-            labels: labels.collect(),
-            head: manifest.head,
+            labels,
+            head,
+            decision,
+            point,
             max_tokens,
             max_sentences,
-            options: options.clone(),
+            options,
             bundle_digest: bundle.digest(),
             signer,
         };
-        if options.self_test {
+        if labeler.options.self_test {
             labeler.self_test(bundle).map_err(BuildError::SelfTest)?;
         }
         Ok(labeler)
@@ -167,7 +181,21 @@ impl Labeler {
     ///
     /// [`LabelError`], which holds nothing of the text.
     pub fn label(&self, scratch: &mut Scratch<'_>, text: &str) -> Result<Report<'_>, LabelError> {
-        self.label_with_sentences(scratch, text, Sentences::new(text))
+        self.label_at(scratch, text, self.point)
+    }
+
+    /// Labels `text` at another operating point than the options say.
+    ///
+    /// # Errors
+    ///
+    /// [`LabelError`], which holds nothing of the text. [`LabelError::ForeignPoint`] when the point is another model's.
+    pub fn label_at(
+        &self,
+        scratch: &mut Scratch<'_>,
+        text: &str,
+        point: OperatingPoint,
+    ) -> Result<Report<'_>, LabelError> {
+        self.label_sentences_at(scratch, text, Sentences::new(text), point)
     }
 
     /// Labels `text`, with sentences that the caller knows better: byte ranges of `text` in ascending order.
@@ -182,9 +210,25 @@ impl Labeler {
         text: &str,
         sentences: impl Iterator<Item = Range<usize>>,
     ) -> Result<Report<'_>, LabelError> {
-        self.encode(scratch, text, sentences, self.options.on_overflow)?;
+        self.label_sentences_at(scratch, text, sentences, self.point)
+    }
+
+    fn label_sentences_at(
+        &self,
+        scratch: &mut Scratch<'_>,
+        text: &str,
+        sentences: impl Iterator<Item = Range<usize>>,
+        point: OperatingPoint,
+    ) -> Result<Report<'_>, LabelError> {
+        if self.decision.thresholds(point).len() != self.labels.len() {
+            return Err(LabelError::ForeignPoint);
+        }
+        match self.encode(scratch, text, sentences, self.options.on_overflow) {
+            Err(LabelError::NoTokens) => return Ok(self.report_of_nothing(point)),
+            encoded => encoded?,
+        }
         self.run(scratch)?;
-        Ok(self.decide(scratch))
+        Ok(self.decide_at(scratch, point))
     }
 
     /// Codes of the labels, in the order of reports.
@@ -197,9 +241,20 @@ impl Labeler {
         self.labels.iter().map(|label| label.name.as_str())
     }
 
-    /// Thresholds of the labels, in the order of reports.
+    /// Thresholds of the labels on calibrated probabilities, in the order of reports, at the options' operating point.
     pub fn thresholds(&self) -> impl ExactSizeIterator<Item = f32> {
-        self.labels.iter().map(|label| label.threshold)
+        self.decision.thresholds(self.point).iter().copied()
+    }
+
+    /// Names of the operating points and how their thresholds were chosen, the one first that holds unless another is asked
+    /// for.
+    pub fn operating_points(&self) -> impl ExactSizeIterator<Item = (&str, Policy)> {
+        self.decision.points()
+    }
+
+    /// The operating point of this name, for [`label_at`](Self::label_at).
+    pub fn operating_point(&self, name: &str) -> Option<OperatingPoint> {
+        self.decision.point(name)
     }
 
     /// Who vouches for the bundle.
@@ -269,33 +324,27 @@ impl Labeler {
     }
 
     /// Third step: what the logits in the scratch mean.
+    #[cfg(feature = "eval")]
     pub(crate) fn decide(&self, scratch: &Scratch<'_>) -> Report<'_> {
+        self.decide_at(scratch, self.point)
+    }
+
+    fn decide_at(&self, scratch: &Scratch<'_>, point: OperatingPoint) -> Report<'_> {
         let (encoding, logits) = (&scratch.encoding, scratch.engine.logits());
-        let mut labels = heapless::Vec::new();
-        for (index, (label, &logit)) in self.labels.iter().zip(logits.document).enumerate() {
-            let mut report = LabelReport {
-                code: &label.code,
-                name: &label.name,
-                logit,
-                probability: sigmoid(logit),
-                threshold: label.threshold,
-                evidence: heapless::Vec::new(),
-            };
-            if report.positive() {
-                let rows = logits.sentences.chunks_exact(self.labels.len());
-                let sentences = encoding.sentences().zip(rows);
-                report.evidence = evidence(sentences.map(|(sentence, row)| (sentence.start, sentence.end, row[index])));
-            }
-            // A manifest has at most as many labels as a report.
-            let _ = labels.push(report);
-        }
-        Report {
-            labels,
+        let counts = Counts {
             text_tokens: encoding.text_tokens(),
             kept_tokens: encoding.kept_tokens(),
             unknown_tokens: encoding.unknown_tokens(),
             sentences: encoding.sentences().len(),
-        }
+        };
+        let score = self.score(scratch.engine.pooled(counts.sentences), logits.document);
+        let of = |logits: &[f32], label: usize| logits.get(label).copied().unwrap_or(f32::NAN);
+        let sentences = |label| {
+            let rows = logits.sentences.chunks_exact(self.labels.len());
+            let sentences = encoding.sentences().zip(rows);
+            evidence(sentences.map(|(sentence, row)| (sentence.start, sentence.end, of(row, label))))
+        };
+        self.report(counts, score, point, |label| of(logits.document, label), sentences)
     }
 }
 
@@ -315,26 +364,60 @@ impl Labeler {
         self.head
     }
 
-    /// As [`decide`](Self::decide), for a text of several windows: what `label` gives of each label is its document logit and
-    /// its evidence.
-    pub(crate) fn decide_document(
+    /// How strange a text is, of which the engine has left this pooled vector and these document logits.
+    pub(crate) fn score(&self, pooled: Option<&[f32]>, logits: &[f32]) -> Option<OutOfDistributionScore> {
+        self.decision.score(pooled, logits)
+    }
+
+    /// The report of a text without tokens.
+    pub(crate) fn report_of_nothing(&self, point: OperatingPoint) -> Report<'_> {
+        Report::of_nothing(self.decision.name(point))
+    }
+
+    /// What counts, score, document logits and evidence mean at an operating point. `evidence` is asked only for labels whose
+    /// probability reaches the threshold.
+    pub(crate) fn report(
         &self,
         counts: Counts,
-        label: impl Fn(usize) -> (f32, heapless::Vec<Evidence, MAX_EVIDENCE>),
+        score: Option<OutOfDistributionScore>,
+        point: OperatingPoint,
+        logit: impl Fn(usize) -> f32,
+        evidence: impl Fn(usize) -> heapless::Vec<Evidence, MAX_EVIDENCE>,
     ) -> Report<'_> {
+        let Counts { text_tokens, kept_tokens, unknown_tokens, sentences } = counts;
         let mut labels = heapless::Vec::new();
-        for (index, Label { code, name, threshold }) in self.labels.iter().enumerate() {
-            let (logit, evidence) = label(index);
-            let probability = sigmoid(logit);
-            let mut report = LabelReport { code, name, logit, probability, threshold: *threshold, evidence };
-            if !report.positive() {
-                report.evidence.clear();
+        for (index, (Label { code, name }, &threshold)) in
+            self.labels.iter().zip(self.decision.thresholds(point)).enumerate()
+        {
+            let logit = logit(index);
+            let probability = self.decision.probability(index, logit);
+            let mut report = LabelReport { code, name, logit, probability, threshold, evidence: heapless::Vec::new() };
+            if report.positive() {
+                report.evidence = evidence(index);
             }
             // A manifest has at most as many labels as a report.
             let _ = labels.push(report);
         }
-        let Counts { text_tokens, kept_tokens, unknown_tokens, sentences } = counts;
-        Report { labels, text_tokens, kept_tokens, unknown_tokens, sentences }
+        let mut abstention = self.decision.abstention(text_tokens, unknown_tokens, score);
+        if self.options.on_overflow == Overflow::Abstain && kept_tokens < text_tokens {
+            abstention |= Abstention::TRUNCATED;
+        }
+        Report {
+            labels,
+            abstention,
+            out_of_distribution: score,
+            calibrated: self.decision.calibrated(),
+            operating_point: self.decision.name(point),
+            text_tokens,
+            kept_tokens,
+            unknown_tokens,
+            sentences,
+        }
+    }
+
+    /// The operating point of the options.
+    pub(crate) fn point(&self) -> OperatingPoint {
+        self.point
     }
 }
 
@@ -412,6 +495,7 @@ pub struct LabelerOptions {
     trust: Trust,
     limits: Limits,
     self_test: bool,
+    operating_point: Option<String>,
 }
 
 impl LabelerOptions {
@@ -428,6 +512,7 @@ impl LabelerOptions {
             trust: Trust::new(),
             limits: Limits::new(),
             self_test: false,
+            operating_point: None,
         }
     }
 
@@ -470,6 +555,13 @@ impl LabelerOptions {
     #[must_use]
     pub fn on_overflow(mut self, overflow: Overflow) -> Self {
         self.on_overflow = overflow;
+        self
+    }
+
+    /// Which of the bundle's operating points holds, by name; the first one otherwise.
+    #[must_use]
+    pub fn operating_point(mut self, name: impl Into<String>) -> Self {
+        self.operating_point = Some(name.into());
         self
     }
 
@@ -517,6 +609,8 @@ pub enum Overflow {
     Truncate,
     /// [`LabelError::TooManyTokens`].
     Refuse,
+    /// The model sees the first tokens, and the report abstains: [`Abstention::TRUNCATED`].
+    Abstain,
 }
 
 /// A bundle does not make a labeler.
@@ -529,6 +623,10 @@ pub enum BuildError {
     Untrusted(Untrusted),
     /// The manifest.
     Manifest(ManifestError),
+    /// What the bundle makes of the logits.
+    Decisions(DecisionsError),
+    /// The bundle has no operating point of the name that the options give.
+    OperatingPoint,
     /// The bundle holds no ONNX graph, and its program does not do.
     NoGraph,
     /// The section of the stored program.
@@ -558,6 +656,10 @@ impl fmt::Display for BuildError {
             Self::Bundle(error) => error.fmt(f),
             Self::Untrusted(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
+            Self::Decisions(error) => error.fmt(f),
+            Self::OperatingPoint => {
+                f.write_str("the bundle has no operating point of this name; `kdh inspect` shows those that it has")
+            }
             Self::NoGraph if cfg!(feature = "tract") => f.write_str(
                 "the bundle holds no ONNX graph, which tract needs; give the graph that was packed beside it, or let the \
                  engine choose",
@@ -585,7 +687,8 @@ impl core::error::Error for BuildError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LabelError {
-    /// The text is empty, or has nothing but white space and control characters.
+    /// The text is empty, or has nothing but white space and control characters, where a measurement needs a text. A
+    /// report of such a text abstains: [`Abstention::EMPTY`].
     NoTokens,
     /// The text has more bytes than the options allow.
     TextTooLong {
@@ -612,6 +715,8 @@ pub enum LabelError {
     ForeignScratch,
     /// The scratch's [`Stop`] was due before the labels were found.
     DeadlineExceeded,
+    /// The operating point is another labeler's.
+    ForeignPoint,
     /// The engine failed.
     Engine(RunError),
     /// A logit is infinite or not a number.
@@ -636,6 +741,9 @@ impl fmt::Display for LabelError {
                 f.write_str("the scratch belongs to another model; make one with this labeler's `scratch`")
             }
             Self::DeadlineExceeded => RunError::Stopped.fmt(f),
+            Self::ForeignPoint => {
+                f.write_str("the operating point belongs to another model; take one from this labeler")
+            }
             Self::Engine(error) => error.fmt(f),
             Self::NotFinite => {
                 f.write_str("the model gave a logit that is not a finite number; check the bundle with `kdh verify`")
@@ -658,7 +766,6 @@ impl From<RunError> for LabelError {
 struct Label {
     code: String,
     name: String,
-    threshold: f32,
 }
 
 /// Lowers the graph of a bundle, or the one that it leaves out, to the program that it stores or may store.

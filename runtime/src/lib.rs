@@ -50,16 +50,21 @@ struct Readme;
 
 pub mod audit;
 #[cfg(feature = "eval")]
+pub mod atomic_file;
+#[cfg(feature = "eval")]
 pub mod benchmark;
 #[cfg(feature = "capi")]
 pub mod capi;
 #[cfg(feature = "eval")]
 pub mod dataset;
+mod decision;
 mod document;
 pub mod engine;
 #[cfg(feature = "eval")]
 pub mod evaluation;
 mod file;
+#[cfg(feature = "eval")]
+pub mod fitting;
 mod kernels;
 mod labeler;
 #[cfg(feature = "tract")]
@@ -74,6 +79,7 @@ mod self_test;
 pub mod store;
 pub mod text;
 
+pub use decision::{Abstention, OperatingPoint, OutOfDistributionScore};
 pub use document::{Aggregation, DocumentOptions, DocumentReport, DocumentScratch, DocumentSession};
 pub use engine::{EngineChoice, ScratchTooSmall};
 pub use file::{BundleFile, OpenError};

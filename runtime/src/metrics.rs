@@ -22,6 +22,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub mod calibration;
 mod ranking;
 mod table;
 pub mod thresholds;

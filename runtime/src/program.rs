@@ -15,7 +15,7 @@ mod plan;
 mod weights;
 mod wire;
 
-pub(crate) use plan::{BLOCK, Buffer, Plan, RowsPlan, float_stride, integer_stride, round_up};
+pub(crate) use plan::{BLOCK, Buffer, Plan, Pooled, RowsPlan, float_stride, integer_stride, round_up};
 pub(crate) use weights::Weights;
 
 /// A model that is ready to run on the arena engine.

@@ -3,6 +3,8 @@ use core::cmp::Ordering;
 use heapless::Vec;
 use kdh_format::MAX_LABELS;
 
+use crate::decision::{Abstention, OutOfDistributionScore};
+
 /// Most sentences that a label's evidence names.
 pub const MAX_EVIDENCE: usize = 8;
 
@@ -16,8 +18,18 @@ const EVIDENCE_SHARE: f32 = 0.9;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report<'l> {
-    /// Every label of the model, in the order of the manifest.
+    /// Every label of the model, in the order of the manifest; none when the text is [empty](Abstention::EMPTY), of which the
+    /// model says nothing.
     pub labels: Vec<LabelReport<'l>, MAX_LABELS>,
+    /// Why the model does not know. [`positive`](Self::positive) gives no label then; `labels` still has what the logits
+    /// would say.
+    pub abstention: Abstention,
+    /// How strange the text is to the model; `None` when the bundle has no statistics for it, or tract runs the model.
+    pub out_of_distribution: Option<OutOfDistributionScore>,
+    /// Whether the probabilities are calibrated by the bundle.
+    pub calibrated: bool,
+    /// Name of the operating point whose thresholds hold.
+    pub operating_point: &'l str,
     /// Tokens of the whole text, without the special ones.
     pub text_tokens: usize,
     /// Tokens of the text that the model has seen: the first ones.
@@ -38,11 +50,11 @@ pub struct LabelReport<'l> {
     pub name: &'l str,
     /// Document logit.
     pub logit: f32,
-    /// The logistic function of `logit`.
+    /// The calibrated probability; the logistic function of `logit` when the bundle has no calibration.
     pub probability: f32,
     /// The label is given when `probability` is at least this.
     pub threshold: f32,
-    /// Sentences that carry the label, the strongest first. Empty unless the label is given.
+    /// Sentences that carry the label, the strongest first. Empty unless the probability reaches the threshold.
     ///
     /// The fewest sentences that together carry 90 % of the evidence, [`MAX_EVIDENCE`] at most, at least one.
     pub evidence: Vec<Evidence, MAX_EVIDENCE>,
@@ -59,7 +71,7 @@ pub struct Evidence {
     pub end: u32,
     /// Sentence logit.
     pub logit: f32,
-    /// The logistic function of `logit`.
+    /// The logistic function of `logit`: not calibrated.
     pub probability: f32,
     /// The sentence's share of all evidence for the label: the softmax of the label's sentence logits.
     ///
@@ -68,10 +80,25 @@ pub struct Evidence {
     pub share: f32,
 }
 
-impl Report<'_> {
-    /// The labels that are given.
-    pub fn positive(&self) -> impl Iterator<Item = &LabelReport<'_>> {
-        self.labels.iter().filter(|label| label.positive())
+impl<'l> Report<'l> {
+    /// The report of a text without tokens.
+    pub(crate) fn of_nothing(operating_point: &'l str) -> Self {
+        Self {
+            labels: Vec::new(),
+            abstention: Abstention::EMPTY,
+            out_of_distribution: None,
+            calibrated: false,
+            operating_point,
+            text_tokens: 0,
+            kept_tokens: 0,
+            unknown_tokens: 0,
+            sentences: 0,
+        }
+    }
+
+    /// The labels that are given: none when the model abstains.
+    pub fn positive(&self) -> impl Iterator<Item = &LabelReport<'l>> {
+        self.labels.iter().filter(|label| self.abstention.is_empty() && label.positive())
     }
 
     /// Tokens at the end of the text that the model has not seen.
@@ -86,7 +113,7 @@ impl Report<'_> {
 }
 
 impl LabelReport<'_> {
-    /// Whether the label is given.
+    /// Whether the probability reaches the threshold: the label is given unless the report abstains.
     pub fn positive(&self) -> bool {
         self.probability >= self.threshold
     }

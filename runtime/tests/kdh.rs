@@ -224,10 +224,13 @@ mod tests {
         refused(&label("missing.txt"), "missing.txt: No such file");
         std::fs::create_dir(b.0.path().join("folder")).unwrap();
         refused(&label("folder"), "folder: this is a directory");
-        b.write("empty.txt", "");
-        refused(&label("empty.txt"), "empty.txt: the text is empty");
         b.write("blank.txt", " \n\t ");
-        refused(&label("blank.txt"), "the text is empty");
+        b.write("empty.txt", "");
+        for name in ["blank.txt", "empty.txt"] {
+            assert!(stdout(&label(name)).starts_with("the model abstains: empty\n"));
+            let report = json(&b.run(&["label", "--bundle", "tiny.kdh", name, "--json"]));
+            assert_eq!((&report["abstention"][0], report["labels"].as_array().unwrap().len()), (&"empty".into(), 0));
+        }
         b.write("latin1.txt", [SECRET.as_bytes(), b" caf\xe9"].concat());
         refused(&label("latin1.txt"), "latin1.txt: not UTF-8 at byte 25");
         b.write("large.txt", SECRET.repeat(10 << 20 >> 4));

@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use kdh_runtime::{Bundle, DocumentOptions, LabelError, Labeler, LabelerOptions};
+use kdh_runtime::{Abstention, Bundle, DocumentOptions, Labeler, LabelerOptions};
 
 /// The system's allocator, which counts the allocations of each thread.
 struct Counting;
@@ -55,8 +55,10 @@ static COUNTING: Counting = Counting;
 fn labelling_allocates_nothing() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");
     let bytes = std::fs::read(path).unwrap();
+    let bytes = bundle::with_decisions(&Bundle::parse(&bytes).unwrap());
     let labeler =
         Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
+    let points = ["first", "second"].map(|name| labeler.operating_point(name).unwrap());
 
     // From nothing to beyond the longest input, with everything that the tokeniser and the splitter treat apart.
     let words = "The tumour cells divided, TNF-\u{3b1} rose by 3.5 \u{b5}g/ml. Caf\u{e9}-au-lait spots; \u{4e2d}\u{6587}\u{3002} No vessel grew! ";
@@ -75,24 +77,20 @@ fn labelling_allocates_nothing() {
     let before = ALLOCATIONS.get();
     let mut in_memory = labeler.scratch_in(&mut memory).unwrap();
     assert_eq!(labeler.label(&mut in_memory, &texts[400]), labeler.label(&mut scratch, &texts[400]));
-    let (mut given, mut tokens, mut truncated, mut empty) = (0, 0, 0, 0);
-    for text in texts.iter().chain([&long]) {
-        match labeler.label(&mut scratch, text) {
-            Ok(report) => {
-                given += report.positive().count();
-                tokens += report.kept_tokens;
-                truncated += usize::from(report.truncated());
-            }
-            Err(error) => {
-                assert_eq!(error, LabelError::NoTokens);
-                empty += 1;
-            }
-        }
+    let (mut given, mut tokens, mut truncated, mut empty, mut scored) = (0, 0, 0, 0, 0);
+    for (text, point) in texts.iter().chain([&long]).zip(points.into_iter().cycle()) {
+        let report = labeler.label_at(&mut scratch, text, point).unwrap();
+        scored += usize::from(report.out_of_distribution.is_some_and(|ood| ood.score.is_finite()));
+        given += report.labels.iter().filter(|label| label.positive()).count();
+        tokens += report.kept_tokens;
+        truncated += usize::from(report.truncated());
+        empty += usize::from(report.abstention == Abstention::EMPTY);
     }
     let after = ALLOCATIONS.get();
     assert_eq!(after - before, 0);
     // The texts were what they should be, and the counter counts.
     assert!(given > 100 && tokens > 100_000 && truncated >= 1 && empty >= 1, "{given} {tokens} {truncated} {empty}");
+    assert_eq!(scored + empty, texts.len() + 1);
     drop(labeler.scratch());
     assert_eq!(ALLOCATIONS.get() - after, 4);
 }
@@ -118,15 +116,58 @@ fn documents_allocate_nothing() {
     for (text, windows) in texts.iter().zip(&mut windows) {
         let mut document = labeler.document(&mut scratch, &DocumentOptions::new()).unwrap();
         text.as_bytes().chunks(1009).for_each(|chunk| document.push(chunk).unwrap());
-        match document.finish() {
-            Ok(found) => {
-                *windows = found.windows;
-                splits += found.splits;
-                dropped += found.report.dropped_tokens();
-            }
-            Err(error) => assert_eq!(error, LabelError::NoTokens),
-        }
+        let found = document.finish().unwrap();
+        *windows = found.windows;
+        splits += found.splits;
+        dropped += found.report.dropped_tokens();
+        assert_eq!(found.report.abstention == Abstention::EMPTY, text.is_empty());
     }
     assert_eq!(ALLOCATIONS.get(), made);
     assert!(windows[0] > 4 && windows[1] > 4 && windows[2..] == [0, 1] && splits > 4 && dropped == 0, "{windows:?}");
+}
+
+#[cfg(test)]
+mod bundle {
+    use kdh_format::{
+        BundleWriter, Calibration, Decisions, Fitted, Interval, LabelThreshold, Limits, OperatingPoint,
+        OutOfDistribution, Policy, heapless,
+    };
+    use kdh_runtime::Bundle;
+
+    /// Every kind of calibration, two operating points and an out-of-distribution score.
+    pub(super) fn with_decisions(bundle: &Bundle<'_>) -> Vec<u8> {
+        let labels = bundle.manifest().unwrap().labels.len();
+        let calibrations = [
+            Calibration::Identity,
+            Calibration::Temperature(1.5),
+            Calibration::Platt { slope: 0.9, intercept: -0.5 },
+            Calibration::Isotonic(heapless::Vec::from_slice(&[(-2.0, 0.1), (0.0, 0.4), (2.0, 0.9)]).unwrap()),
+        ];
+        let floats = |count: usize| -> Vec<u8> { (0..count).flat_map(|_| 0.01_f32.to_le_bytes()).collect() };
+        let (mean, directions) = (floats(384), floats(32 * 384));
+        let whole = Interval { estimate: 1.0, low: 1.0, high: 1.0 };
+        let points = ["first", "second"].into_iter().zip([0.5, 0.2]).map(|(name, threshold)| OperatingPoint {
+            name,
+            policy: Policy::MaxF1,
+            labels: (0..labels)
+                .map(|_| LabelThreshold { threshold, pooled: false, precision: whole, recall: whole })
+                .collect(),
+            figures: heapless::Vec::new(),
+        });
+        let decisions = Decisions {
+            fitted: Fitted { data: "none", author: "", date: "", command: "", documents: 0, bundle: bundle.digest() },
+            limits: Limits { min_tokens: 4, max_unknown_rate: 0.5 },
+            calibration: calibrations.into_iter().cycle().take(labels).collect(),
+            figures: heapless::Vec::new(),
+            points: points.collect(),
+            out_of_distribution: Some(OutOfDistribution {
+                mean: &mean,
+                directions: &directions,
+                residual_weight: 1.0,
+                logit_weight: 1.0,
+                threshold: 1e6,
+            }),
+        };
+        BundleWriter::of(bundle).decisions(&decisions, labels).unwrap().finish().unwrap()
+    }
 }

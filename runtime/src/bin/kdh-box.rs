@@ -22,7 +22,8 @@ WHOM says whose bundles are taken; without it none is:
   --allow-unsigned     any bundle; for development
 
 Prints one line for each label that is given: code, probability, threshold, and the byte ranges of the sentences
-that carry it, the strongest first. Exit code 0: done; 1: the check failed; 2: bad usage or bad input.
+that carry it, the strongest first. When the model does not know, one line instead: the word abstains
+and the reasons. Exit code 0: done; 1: the check failed; 2: bad usage or bad input.
 ";
 
 fn main() -> ExitCode {
@@ -89,6 +90,9 @@ fn label(bundle: &str, path: Option<&str>, options: &LabelerOptions) -> Result<S
 
 fn lines(report: &Report<'_>) -> String {
     let mut lines = String::new();
+    if !report.abstention.is_empty() {
+        lines = format!("abstains\t{}\n", report.abstention);
+    }
     for label in report.positive() {
         lines += &format!("{}\t{}\t{}\t", label.code, label.probability, label.threshold);
         let ranges: Vec<String> =

@@ -155,7 +155,7 @@ pub fn select(
 }
 
 /// The rows of one fold, and the rows of all others.
-fn split(order: &[usize], fold: usize, folds: usize) -> (&[usize], Vec<usize>) {
+pub(crate) fn split(order: &[usize], fold: usize, folds: usize) -> (&[usize], Vec<usize>) {
     let (start, end) = (fold * order.len() / folds, (fold + 1) * order.len() / folds);
     (&order[start..end], [&order[..start], &order[end..]].concat())
 }
@@ -217,7 +217,7 @@ fn shrink(own: f32, global: f32, weight: f64) -> f32 {
     (1.0 / (1.0 + (-mean).exp())) as f32
 }
 
-fn shuffle(order: &mut [usize], random: &mut SplitMix64) {
+pub(crate) fn shuffle(order: &mut [usize], random: &mut SplitMix64) {
     for last in (1..order.len()).rev() {
         // A multiply instead of a remainder: unbiased to one part in 2^64 / length.
         let other = (u128::from(random.next()) * (last as u128 + 1)) >> 64;
@@ -226,10 +226,10 @@ fn shuffle(order: &mut [usize], random: &mut SplitMix64) {
 }
 
 /// Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators".
-struct SplitMix64(u64);
+pub(crate) struct SplitMix64(pub(crate) u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -14,7 +14,19 @@ pub(crate) struct Plan {
     work: Vec<Buffer>,
     sentence_logits: Buffer,
     document_logits: Buffer,
+    pooled: Option<Pooled>,
     arena_len: usize,
+}
+
+/// The head's means in its work space, which no later step overwrites: of each sentence, then of the whole document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pooled {
+    /// First byte of the first sentence's mean.
+    pub(crate) start: usize,
+    /// Floats from one mean to the next.
+    pub(crate) stride: usize,
+    /// Floats of a mean.
+    pub(crate) width: usize,
 }
 
 /// Bytes of the arena; `start` is a multiple of 64.
@@ -83,7 +95,8 @@ impl Plan {
         });
         let rows: Vec<RowsPlan> = rows.collect();
         let work = steps.iter().enumerate();
-        let work = work.map(|(index, step)| planner.place(work_len(shape, &rows, step), index..index + 1)).collect();
+        let work: Vec<Buffer> =
+            work.map(|(index, step)| planner.place(work_len(shape, &rows, step), index..index + 1)).collect();
         let last = steps.len();
         let sentence_logits = planner.place(shape.max_sentences * shape.labels * 4, last - 1..last);
         let document_logits = planner.place(shape.labels * 4, last - 1..last);
@@ -91,7 +104,14 @@ impl Plan {
         if planner.len > (isize::MAX as usize) / 2 {
             return Err(ProgramError::OutOfRange("memory"));
         }
-        Ok(Self { rows, work, sentence_logits, document_logits, arena_len: planner.len })
+        let pooled = match steps.last().zip(work.last()) {
+            Some((Step::Head { input, .. }, work)) => {
+                let width = rows.get(input.index()).map_or(0, |rows| rows.width);
+                Some(Pooled { start: work.start, stride: float_stride(width), width })
+            }
+            _ => None,
+        };
+        Ok(Self { rows, work, sentence_logits, document_logits, pooled, arena_len: planner.len })
     }
 
     /// Bytes of the arena, a multiple of 64.
@@ -105,6 +125,11 @@ impl Plan {
 
     pub(crate) fn work(&self, step: usize) -> Buffer {
         self.work.get(step).copied().unwrap_or_default()
+    }
+
+    /// Where the head leaves its means; `None` without a head at the end.
+    pub(crate) fn pooled(&self) -> Option<Pooled> {
+        self.pooled
     }
 
     /// `f32 [max_sentences, labels]`, and `f32 [labels]`; left untouched after the last step.

@@ -7,7 +7,6 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_exporter::encode::{Spelling, TextEncoder};
-use kdh_exporter::file::write_atomically;
 use kdh_exporter::graph::{Precision, onnx};
 use kdh_exporter::pack::{PackError, Packed, Release, pack, repack};
 use kdh_exporter::parity::{Bounds, Parity, Refused};
@@ -15,6 +14,7 @@ use kdh_exporter::student::Student;
 use kdh_exporter::vocabulary::{Pruned, prune};
 use kdh_format::SectionKind;
 use kdh_runtime::BundleFile;
+use kdh_runtime::atomic_file::write_atomically;
 use kdh_runtime::dataset::{self, Document};
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use kdh_runtime::evaluation::{self, Boundaries, Distribution, Evaluation};
+use kdh_runtime::evaluation::{self, Boundaries, Distribution, Evaluation, EvidenceQuality};
 use kdh_runtime::{LabelerOptions, dataset};
 use serde::Serialize;
 use serde_json::json;
@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Write every text's id, labels and logits to a file, JSON Lines, without the text: as `kdh-train eval` does
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+    /// Measure leave-one-sentence-out too, the baseline of the evidence: a run of the model for every sentence
+    #[arg(long)]
+    leave_one_out: bool,
     /// Write a page with curves of each label, calibration, confusion, times and the worst errors, which it names by id
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -92,6 +95,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         });
     progress.finish_and_clear();
     let evaluation = evaluation.with_context(data)?;
+    let leave_one_out = if args.leave_one_out {
+        evaluation::leave_one_out(&labeler, &documents, || ()).with_context(data)?
+    } else {
+        None
+    };
     let engine = EngineReport::new(&labeler);
     if let Some(path) = &args.predictions {
         std::fs::write(path, predictions).with_context(|| format!("cannot write {}", path.display()))?;
@@ -108,13 +116,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             probabilities: &probabilities,
             total_ms: &evaluation.total_ms,
         };
-        let page = page::page(&measured, &format!("{}{engine}\n", table(&evaluation)))?;
+        let page = page::page(&measured, &format!("{}{engine}\n", table(&evaluation, leave_one_out)))?;
         std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.json {
-        print_json(&JsonEvaluation { evaluation: &evaluation, engine })?
+        print_json(&JsonEvaluation { evaluation: &evaluation, leave_one_out, engine })?
     } else {
-        print(&format!("{}{engine}\n", table(&evaluation)))?
+        print(&format!("{}{engine}\n", table(&evaluation, leave_one_out)))?
     }
     Ok(Outcome::Done)
 }
@@ -123,10 +131,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 struct JsonEvaluation<'e> {
     #[serde(flatten)]
     evaluation: &'e Evaluation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leave_one_out: Option<EvidenceQuality>,
     engine: EngineReport<'e>,
 }
 
-fn table(evaluation: &Evaluation) -> String {
+fn table(evaluation: &Evaluation, leave_one_out: Option<EvidenceQuality>) -> String {
     let mut table = format!("{}\n", evaluation.metrics.to_string().trim_end());
     let _ = writeln!(table, "\n{:18} {:>8} {:>8} {:>8} {:>8} {:>8}", "", "mean", "p50", "p90", "p99", "max");
     let mut row = |name: &str, decimals: usize, distribution: &Distribution| {
@@ -152,5 +162,28 @@ fn table(evaluation: &Evaluation) -> String {
         evaluation.windowed,
         100.0 * evaluation.unknown_token_rate
     );
+    let _ = writeln!(
+        table,
+        "expected calibration error {:.4} (mean over labels); the model abstains on {} texts, which the scores count",
+        evaluation.calibration_error, evaluation.abstained
+    );
+    if let Some(of) = evaluation.evidence {
+        let _ = writeln!(
+            table,
+            "evidence, {} labels of texts: precision at 1 {:.3} (random order {:.3}), mean average precision {:.3} ({:.3})",
+            of.pairs,
+            of.precision_at_1,
+            of.random_precision_at_1,
+            of.mean_average_precision,
+            of.random_mean_average_precision
+        );
+    }
+    if let Some(of) = leave_one_out {
+        let _ = writeln!(
+            table,
+            "evidence by leaving one sentence out: precision at 1 {:.3}, mean average precision {:.3}",
+            of.precision_at_1, of.mean_average_precision
+        );
+    }
     table
 }

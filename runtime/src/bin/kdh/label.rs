@@ -88,7 +88,11 @@ fn table(labelled: &Labelled<'_>, text: &str, engine: &EngineReport<'_>) -> Stri
         report.labels.iter().map(|label| column(label).chars().count()).max().unwrap_or_default()
     };
     let (codes, names) = (width(|label| label.code).max("label".len()), width(|label| label.name));
-    let mut table = format!("{:codes$}  {:names$}  probability  threshold\n", "label", "");
+    let mut table = String::new();
+    if !report.abstention.is_empty() {
+        let _ = writeln!(table, "the model abstains: {}\n", report.abstention);
+    }
+    let _ = writeln!(table, "{:codes$}  {:names$}  probability  threshold", "label", "");
     let row = |table: &mut String, label: &LabelReport<'_>| {
         let LabelReport { code, name, probability, threshold, .. } = label;
         let _ = writeln!(table, "{code:codes$}  {name:names$}  {probability:11.3}  {threshold:9.3}");
@@ -105,10 +109,10 @@ fn table(labelled: &Labelled<'_>, text: &str, engine: &EngineReport<'_>) -> Stri
     if report.positive().next().is_none() {
         table.push_str("no label is given\n");
     }
-    if report.labels.iter().any(|label| !label.positive()) {
+    if report.labels.iter().any(|label| !given(report, label)) {
         table.push_str("\nnot given\n");
     }
-    for label in report.labels.iter().filter(|label| !label.positive()) {
+    for label in report.labels.iter().filter(|label| !given(report, label)) {
         row(&mut table, label);
     }
     let _ = write!(table, "\n{}", facts(labelled, engine));
@@ -127,8 +131,18 @@ fn facts(labelled: &Labelled<'_>, engine: &EngineReport<'_>) -> String {
     if labelled.splits > 0 {
         let _ = write!(facts, "; sentences longer than a window split in {} places", labelled.splits);
     }
+    let report = &labelled.report;
+    let calibrated = if report.calibrated { "calibrated" } else { "not calibrated" };
+    let _ = write!(facts, "\noperating point {}, probabilities {calibrated}", report.operating_point);
+    if let Some(ood) = report.out_of_distribution {
+        let _ = write!(facts, "; out-of-distribution score {:.2}, at most {:.2}", ood.score, ood.threshold);
+    }
     let _ = writeln!(facts, "\n{engine}");
     facts
+}
+
+fn given(report: &Report<'_>, label: &LabelReport<'_>) -> bool {
+    report.abstention.is_empty() && label.positive()
 }
 
 /// Words of a text for a terminal: on one line, and with nothing that a terminal takes for a command.
@@ -147,6 +161,11 @@ fn one_line(words: &str) -> String {
 #[derive(Serialize)]
 pub(crate) struct JsonReport<'r> {
     labels: Vec<JsonLabel<'r>>,
+    /// Reasons; empty when the model does not abstain.
+    abstention: Vec<&'static str>,
+    out_of_distribution: Option<JsonScore>,
+    calibrated: bool,
+    operating_point: &'r str,
     text_tokens: usize,
     kept_tokens: usize,
     dropped_tokens: usize,
@@ -160,9 +179,16 @@ pub(crate) struct JsonReport<'r> {
 }
 
 #[derive(Serialize)]
+struct JsonScore {
+    score: f32,
+    threshold: f32,
+}
+
+#[derive(Serialize)]
 struct JsonLabel<'r> {
     code: &'r str,
     name: &'r str,
+    /// The label is given.
     positive: bool,
     probability: f32,
     threshold: f32,
@@ -180,7 +206,7 @@ struct JsonEvidence {
 }
 
 impl<'r> JsonReport<'r> {
-    pub(crate) fn new(labelled: &'r Labelled<'_>) -> Self {
+    pub(crate) fn new(labelled: &'r Labelled<'r>) -> Self {
         let report = &labelled.report;
         let evidence = |label: &LabelReport<'_>| {
             let sentences = label.evidence.iter().map(|sentence| JsonEvidence {
@@ -195,7 +221,7 @@ impl<'r> JsonReport<'r> {
         let labels = report.labels.iter().map(|label| JsonLabel {
             code: label.code,
             name: label.name,
-            positive: label.positive(),
+            positive: given(report, label),
             probability: label.probability,
             threshold: label.threshold,
             logit: label.logit,
@@ -203,6 +229,12 @@ impl<'r> JsonReport<'r> {
         });
         Self {
             labels: labels.collect(),
+            abstention: report.abstention.names().collect(),
+            out_of_distribution: report
+                .out_of_distribution
+                .map(|ood| JsonScore { score: ood.score, threshold: ood.threshold }),
+            calibrated: report.calibrated,
+            operating_point: report.operating_point,
             text_tokens: report.text_tokens,
             kept_tokens: report.kept_tokens,
             dropped_tokens: report.dropped_tokens(),

@@ -14,6 +14,7 @@ mod eval;
 mod html;
 mod inspect;
 mod label;
+mod recalibrate;
 mod source;
 mod store;
 mod texts;
@@ -49,6 +50,7 @@ enum Command {
     Eval(eval::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
+    Recalibrate(recalibrate::Args),
     Verify(verify::Args),
     Store(store::Args),
     Audit(audit::Args),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Recalibrate(args) => recalibrate::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Store(args) => store::run(&args),
         Command::Audit(args) => audit::run(&args),
