@@ -181,6 +181,6 @@ mod tests {
                 assert_eq!(calibrated(calibration, logit) >= *threshold, given, "{logit}");
             }
         }
-        assert_eq!(through(&[Calibration::Identity; 2], &[0.0, 1.0]), [(0.0, false), (1.0, false)]);
+        assert_eq!(through(&[Calibration::Identity, Calibration::Identity], &[0.0, 1.0]), [(0.0, false), (1.0, false)]);
     }
 }

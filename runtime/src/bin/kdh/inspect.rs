@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
-use kdh_runtime::format::{Manifest, SectionKind};
+use kdh_runtime::format::{Manifest, Policy, SectionKind};
 use kdh_runtime::{Bundle, Labeler, LabelerOptions};
 use serde::Serialize;
 use serde_json::Value;
@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         signed_by: labeler.signer().to_string(),
         sections: sections(&bundle),
         manifest,
+        decisions: decisions(&bundle, &labeler).with_context(shown)?,
         golden_texts: golden.cases().len(),
         golden_tolerance: golden.tolerance(),
         engine: EngineReport::new(&labeler),
@@ -79,6 +80,8 @@ struct Inspection<'a> {
     signed_by: String,
     sections: Vec<Section>,
     manifest: Manifest<'a>,
+    /// What the box makes of the logits; without a section of the bundle's, of whom `fitted_on` is none.
+    decisions: Summary,
     golden_texts: usize,
     golden_tolerance: f32,
     engine: EngineReport<'a>,
@@ -119,6 +122,67 @@ impl Memory {
         };
         let scratch_bytes = labeler.memory_required();
         Self { scratch_bytes, resident_bytes: field("VmRSS:"), peak_resident_bytes: field("VmHWM:") }
+    }
+}
+
+/// What the box makes of the logits.
+#[derive(Serialize)]
+struct Summary {
+    calibrated: bool,
+    fitted_on: Option<String>,
+    author: Option<String>,
+    date: Option<String>,
+    documents: Option<u32>,
+    out_of_distribution: bool,
+    operating_points: Vec<Point>,
+    figures: Vec<(String, f64)>,
+}
+
+#[derive(Serialize)]
+struct Point {
+    name: String,
+    policy: Policy,
+    figures: Vec<(String, f64, f64, f64)>,
+}
+
+fn decisions(bundle: &Bundle<'_>, labeler: &Labeler) -> anyhow::Result<Summary> {
+    let decisions = bundle.decisions(&bundle.manifest()?).transpose()?;
+    let figures = |name: &str| -> Vec<(String, f64, f64, f64)> {
+        let points = decisions.iter().flat_map(|decisions| &decisions.points).filter(|point| point.name == name);
+        let figures = points.flat_map(|point| &point.figures);
+        figures.map(|figure| (figure.name.to_owned(), figure.estimate, figure.low, figure.high)).collect()
+    };
+    let points = labeler.operating_points();
+    let points = points.map(|(name, policy)| Point { name: name.to_owned(), policy, figures: figures(name) });
+    let fitted = decisions.as_ref().map(|decisions| decisions.fitted);
+    let all = decisions.iter().flat_map(|decisions| &decisions.figures);
+    Ok(Summary {
+        calibrated: decisions.is_some(),
+        fitted_on: fitted.map(|fitted| fitted.data.to_owned()),
+        author: fitted.map(|fitted| fitted.author.to_owned()),
+        date: fitted.map(|fitted| fitted.date.to_owned()),
+        documents: fitted.map(|fitted| fitted.documents),
+        out_of_distribution: decisions.as_ref().is_some_and(|decisions| decisions.out_of_distribution.is_some()),
+        operating_points: points.collect(),
+        figures: all.map(|figure| (figure.name.to_owned(), figure.estimate)).collect(),
+    })
+}
+
+fn write_decisions(table: &mut String, decisions: &Summary) {
+    match (&decisions.fitted_on, decisions.documents) {
+        (Some(data), Some(documents)) => {
+            let _ = writeln!(table, "\ndecisions fitted on {documents} texts: {data}");
+        }
+        _ => table.push_str("\nprobabilities not calibrated; the manifest's thresholds hold\n"),
+    }
+    for (name, value) in &decisions.figures {
+        let _ = writeln!(table, "  {name:30} {value:.4}");
+    }
+    for point in &decisions.operating_points {
+        let _ = writeln!(table, "operating point {}, {:?}", point.name, point.policy);
+        for (name, estimate, low, high) in &point.figures {
+            let _ = writeln!(table, "  {name:30} {estimate:.3} ({low:.3} to {high:.3})");
+        }
     }
 }
 
@@ -170,6 +234,7 @@ fn table(inspection: &Inspection<'_>) -> String {
     for label in &manifest.labels {
         let _ = writeln!(table, "{:9.3}  {:width$}  {}", label.threshold, label.code, label.name);
     }
+    write_decisions(&mut table, &inspection.decisions);
     table.push('\n');
     let (provenance, card) = (&manifest.provenance, &manifest.card);
     for (name, text) in [
