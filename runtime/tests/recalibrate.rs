@@ -129,7 +129,8 @@ mod tests {
         };
         assert!(method(said["method"].as_str().unwrap()) <= method("identity"));
 
-        // The default point gives the labels that the manifest gave.
+        // The default point gives the labels that the manifest gave, but where the calibration tells two logits no longer
+        // apart, as it may where the labels have nothing to do with them.
         let build =
             |bundle: &Bundle<'_>| Labeler::from_bundle(bundle, &LabelerOptions::new().allow_unsigned()).unwrap();
         let (before, after) = (build(&old), build(&bundle));
@@ -139,7 +140,8 @@ mod tests {
                 (before.label(&mut one, &document.text).unwrap(), after.label(&mut other, &document.text).unwrap());
             assert!(new.calibrated && new.out_of_distribution.is_some());
             for (old, new) in old.labels.iter().zip(&new.labels) {
-                assert_eq!((old.logit, old.positive()), (new.logit, new.positive()));
+                assert_eq!(old.logit, new.logit);
+                assert!(old.positive() == new.positive() || new.probability == new.threshold);
             }
         }
 

@@ -50,7 +50,8 @@ pub(super) fn needed_documents(alpha: f32) -> usize {
 const FOLDS: usize = 5;
 const REPEATS: usize = 3;
 
-/// Thresholds on uncalibrated probabilities, taken through the calibration.
+/// Thresholds on uncalibrated probabilities, taken through the calibration: the same decisions, but where the calibration is
+/// flat and tells logits no longer apart.
 fn through(calibration: &[Calibration], manifest: &[f32]) -> Vec<Threshold> {
     let logit = |threshold: f32| {
         let p = f64::from(threshold);
@@ -90,7 +91,7 @@ fn recall_threshold(scored: &mut Vec<(f32, bool)>, floor: f32) -> Option<f32> {
 }
 
 /// The lowest score at and above which `positives / (given + 1)` is at least the floor.
-fn precision_threshold(scored: &mut Vec<(f32, bool)>, floor: f32) -> Option<f32> {
+fn precision_threshold(scored: &mut [(f32, bool)], floor: f32) -> Option<f32> {
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (mut positives, mut best) = (0_usize, None);
     for (index, &(score, truth)) in scored.iter().enumerate() {
@@ -158,7 +159,7 @@ mod tests {
         // 10 / (10 + 1) is above 0.9, 10 / 12 is not, 11 / 13 is not.
         assert_eq!(precision_threshold(&mut scored.clone(), 0.9), Some(0.9 - 0.09));
         assert_eq!(precision_threshold(&mut scored.clone(), 0.8), Some(0.1));
-        assert_eq!(precision_threshold(&mut vec![(0.9, true)], 0.9), None);
+        assert_eq!(precision_threshold(&mut [(0.9, true)], 0.9), None);
     }
 
     #[test]
