@@ -48,9 +48,9 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-pub mod audit;
 #[cfg(feature = "eval")]
 pub mod atomic_file;
+pub mod audit;
 #[cfg(feature = "eval")]
 pub mod benchmark;
 #[cfg(feature = "capi")]

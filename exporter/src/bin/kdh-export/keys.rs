@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use kdh_exporter::file::write_atomically;
 use kdh_format::{KeyRole, SecretKey, sign_bundle};
 use kdh_runtime::BundleFile;
+use kdh_runtime::atomic_file::write_atomically;
 use serde_json::json;
 
 /// Make a key that signs bundles
