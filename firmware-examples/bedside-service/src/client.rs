@@ -1,0 +1,416 @@
+//! The other side: sends texts, takes answers, and sends again what has none.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kdh_runtime::format::wire::{
+    self, Chunks, Decoder, ErrorCode, Frame, Hello, LabelFlags, LabelFrame, MAX_FRAME_LEN, ReportFlags, ReportFrame,
+    RequestFlags, RequestId, Role,
+};
+
+use crate::line::{Line, Read};
+
+/// How often a hello is said until it is answered.
+const HELLO_INTERVAL: Duration = Duration::from_secs(1);
+/// A service that has said nothing for so long, not even a heartbeat, is gone.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Longest wait before a refused request is sent again.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+
+/// What became of a text.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was labelled.
+    Labelled(Answer),
+    /// It was refused, and would be refused again.
+    Refused(ErrorCode),
+}
+
+/// What the model says of a text.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// First eight bytes of the bundle's digest.
+    pub bundle: [u8; 8],
+    /// The model has not seen all of the text.
+    pub truncated: bool,
+    /// Why the model abstains: a set of bits.
+    pub abstention: u32,
+    /// How long labelling took, in microseconds.
+    pub duration_us: u32,
+    /// Labels, in order of the model.
+    pub labels: Vec<AnswerLabel>,
+    expected: usize,
+}
+
+/// One label of an answer.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AnswerLabel {
+    /// Index in the model.
+    pub index: u8,
+    /// Code.
+    pub code: String,
+    /// Probability.
+    pub probability: f32,
+    /// Whether the label is given.
+    pub given: bool,
+    /// Byte ranges of the sentences that carry it, the strongest first.
+    pub evidence: Vec<(u32, u32)>,
+}
+
+/// What happened on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Texts sent, each time anew.
+    pub sent: u64,
+    /// Times that the service was busy, or about to end.
+    pub busy: u64,
+    /// Answers that waited too long or were damaged, so that the text was sent again.
+    pub timeouts: u64,
+    /// Connections lost.
+    pub lost_connections: u64,
+    /// Whole answers that nobody waits for: they came twice, or belong to another session.
+    pub unasked: u64,
+    /// Frames that came damaged.
+    pub damaged: u64,
+}
+
+/// Sends texts under numbers and gives back what became of them, whatever happens to the service or the line.
+pub struct Client {
+    connect: Box<dyn FnMut() -> io::Result<Line> + Send>,
+    line: Option<Line>,
+    decoder: Decoder,
+    session: u32,
+    timeout: Duration,
+    flags: RequestFlags,
+    /// Most requests at once, from the welcome; 0 before it.
+    max_outstanding: usize,
+    hello_due: Instant,
+    heard: Instant,
+    unsent: Vec<u8>,
+    written: usize,
+    waiting: HashMap<u32, Waiting>,
+    /// When each is to be sent, the first time or again.
+    due: BTreeSet<(Instant, u32)>,
+    in_flight: usize,
+    counters: Counters,
+}
+
+struct Waiting {
+    text: Arc<str>,
+    due: Instant,
+    in_flight: bool,
+    refusals: u32,
+    answer: Option<Answer>,
+}
+
+impl Client {
+    /// A client whose line `connect` opens, as often as needed. `session` must be another in each run of the client.
+    pub fn new(session: u32, connect: impl FnMut() -> io::Result<Line> + Send + 'static) -> Self {
+        let now = Instant::now();
+        Self {
+            connect: Box::new(connect),
+            line: None,
+            decoder: Decoder::new(),
+            session,
+            timeout: Duration::from_secs(5),
+            flags: RequestFlags::default(),
+            max_outstanding: 0,
+            hello_due: now,
+            heard: now,
+            unsent: Vec::new(),
+            written: 0,
+            waiting: HashMap::new(),
+            due: BTreeSet::new(),
+            in_flight: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A client of the Unix socket at `path`.
+    pub fn socket(session: u32, path: &Path) -> Self {
+        let path = path.to_owned();
+        Self::new(session, move || Line::socket(std::os::unix::net::UnixStream::connect(&path)?))
+    }
+
+    /// How long an answer may take before the text is sent again: 5 seconds unless told otherwise.
+    #[must_use]
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Asks for every label, not only for those that are given.
+    #[must_use]
+    pub fn all_labels(mut self) -> Self {
+        self.flags = RequestFlags::ALL_LABELS;
+        self
+    }
+
+    /// Has a text labelled. Give a number that no text of the session had.
+    pub fn submit(&mut self, number: u32, text: Arc<str>) {
+        let due = Instant::now();
+        self.due.insert((due, number));
+        self.waiting.insert(number, Waiting { text, due, in_flight: false, refusals: 0, answer: None });
+    }
+
+    /// Texts without an outcome.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// What happened on the way.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Sends and receives for at most `timeout`, and gives every outcome that came to `done`.
+    pub fn step(&mut self, timeout: Duration, mut done: impl FnMut(u32, Outcome)) {
+        if self.line.is_none() && !self.open() {
+            std::thread::sleep(timeout.min(Duration::from_millis(20)));
+            return;
+        }
+        if self.exchange(timeout, &mut done).is_err() || self.heard.elapsed() > SILENCE {
+            self.counters.lost_connections += 1;
+            self.line = None;
+        }
+    }
+
+    fn open(&mut self) -> bool {
+        let Ok(line) = (self.connect)() else { return false };
+        self.line = Some(line);
+        self.decoder.reset();
+        self.unsent.clear();
+        self.written = 0;
+        self.max_outstanding = 0;
+        self.in_flight = 0;
+        let now = Instant::now();
+        (self.hello_due, self.heard) = (now, now);
+        self.due.clear();
+        for (&number, waiting) in &mut self.waiting {
+            waiting.in_flight = false;
+            waiting.answer = None;
+            waiting.due = now;
+            self.due.insert((now, number));
+        }
+        true
+    }
+
+    fn exchange(&mut self, timeout: Duration, done: &mut impl FnMut(u32, Outcome)) -> io::Result<()> {
+        self.fill();
+        let now = Instant::now();
+        let next = if self.max_outstanding == 0 { Some(self.hello_due) } else { self.next_due() };
+        let wait = next.map_or(timeout, |due| due.saturating_duration_since(now).min(timeout));
+        let Some(line) = &self.line else { return Ok(()) };
+        line.ready(self.written < self.unsent.len(), wait)?;
+        let mut sent = Ok(());
+        if self.written < self.unsent.len() {
+            match line.write_some(&self.unsent[self.written..]) {
+                Ok(len) => self.written += len,
+                // Answers may still be there to be read.
+                Err(error) => sent = Err(error),
+            }
+        }
+        let mut buffer = [0; 16 << 10];
+        // Out of `self`, so that frames may be borrowed from it.
+        let mut decoder = std::mem::take(&mut self.decoder);
+        loop {
+            let len = match self.line.as_ref().map(|line| line.read(&mut buffer, Duration::ZERO)).transpose()? {
+                Some(Read::Bytes(len)) => len,
+                Some(Read::Closed) => return Err(io::ErrorKind::ConnectionReset.into()),
+                _ => break,
+            };
+            self.heard = Instant::now();
+            let mut unread = &buffer[..len];
+            while let Some(frame) = decoder.take(&mut unread) {
+                match frame {
+                    Ok(frame) => self.take(&frame, done),
+                    Err(_) => self.counters.damaged += 1,
+                }
+            }
+            if sent.is_ok() {
+                break;
+            }
+        }
+        self.decoder = decoder;
+        sent
+    }
+
+    /// When something is to be sent. A request beyond the window waits for an answer, not for a time.
+    fn next_due(&self) -> Option<Instant> {
+        let window_full = self.in_flight >= self.max_outstanding;
+        let first = self
+            .due
+            .iter()
+            .find(|(_, number)| !window_full || self.waiting.get(number).is_some_and(|waiting| waiting.in_flight));
+        first.map(|&(due, _)| due)
+    }
+
+    /// Encodes what is to be sent next, when everything before it is sent.
+    fn fill(&mut self) {
+        if self.written < self.unsent.len() {
+            return;
+        }
+        self.unsent.clear();
+        self.written = 0;
+        let now = Instant::now();
+        if self.max_outstanding == 0 {
+            if self.hello_due <= now {
+                self.hello_due = now + HELLO_INTERVAL;
+                let hello = Hello {
+                    min_version: wire::MIN_VERSION,
+                    max_version: wire::VERSION,
+                    role: Role::Requester,
+                    session: self.session,
+                    software: concat!("kdh-bedside-client ", env!("CARGO_PKG_VERSION")),
+                };
+                self.push(&Frame::Hello(hello));
+            }
+            return;
+        }
+        let Some(due) = self.next_due().filter(|&due| due <= now) else { return };
+        let Some(&(_, number)) = self.due.range((due, 0)..).find(|(_, number)| {
+            self.in_flight < self.max_outstanding || self.waiting.get(number).is_some_and(|waiting| waiting.in_flight)
+        }) else {
+            return;
+        };
+        self.send(number, now);
+    }
+
+    fn send(&mut self, number: u32, now: Instant) {
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        if waiting.in_flight {
+            self.counters.timeouts += 1;
+        } else {
+            waiting.in_flight = true;
+            self.in_flight += 1;
+        }
+        waiting.answer = None;
+        self.due.remove(&(waiting.due, number));
+        waiting.due = now + self.timeout;
+        self.due.insert((waiting.due, number));
+        self.counters.sent += 1;
+        let text = waiting.text.clone();
+        let id = RequestId { session: self.session, number };
+        // A text that is too long for the protocol has no parts, and is refused here.
+        for chunk in Chunks::new(id, self.flags, &text).into_iter().flatten() {
+            self.push(&Frame::Request(chunk));
+        }
+    }
+
+    fn push(&mut self, frame: &Frame<'_>) {
+        let mut buffer = [0; MAX_FRAME_LEN];
+        if let Ok(bytes) = frame.encode(&mut buffer) {
+            self.unsent.extend_from_slice(bytes);
+        }
+    }
+
+    fn take(&mut self, frame: &Frame<'_>, done: &mut impl FnMut(u32, Outcome)) {
+        match frame {
+            Frame::Welcome(welcome) if welcome.session == self.session => {
+                self.max_outstanding = usize::from(welcome.max_outstanding).max(1);
+            }
+            Frame::Report(report) => self.take_report(report, done),
+            Frame::Label(label) => self.take_label(label, done),
+            Frame::Error(error) => match error.id {
+                Some(id) if id.session == self.session => {
+                    self.take_error(id.number, error.code, error.retry_after_ms, done)
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn take_report(&mut self, report: &ReportFrame<'_>, done: &mut impl FnMut(u32, Outcome)) {
+        let number = report.id.number;
+        let waiting = self.waiting.get_mut(&number).filter(|_| report.id.session == self.session);
+        let Some(waiting) = waiting else {
+            self.counters.unasked += 1;
+            return;
+        };
+        waiting.answer = Some(Answer {
+            bundle: report.bundle,
+            truncated: report.flags.contains(ReportFlags::TRUNCATED),
+            abstention: report.abstention.0,
+            duration_us: report.duration_us,
+            labels: Vec::new(),
+            expected: usize::from(report.labels),
+        });
+        self.finish_if_whole(number, done);
+    }
+
+    fn take_label(&mut self, label: &LabelFrame<'_>, done: &mut impl FnMut(u32, Outcome)) {
+        let number = label.id.number;
+        let waiting = self.waiting.get_mut(&number).filter(|_| label.id.session == self.session);
+        let Some(waiting) = waiting else { return };
+        let Some(answer) = &mut waiting.answer else { return };
+        if answer.labels.len() != usize::from(label.position) {
+            // One before it was damaged: the text is sent again when its time has passed.
+            waiting.answer = None;
+            return;
+        }
+        answer.labels.push(AnswerLabel {
+            index: label.index,
+            code: label.code.to_owned(),
+            probability: label.probability,
+            given: label.flags.contains(LabelFlags::GIVEN),
+            evidence: label.evidence.iter().map(|range| (range.start, range.end)).collect(),
+        });
+        self.finish_if_whole(number, done);
+    }
+
+    fn take_error(&mut self, number: u32, code: ErrorCode, retry_after_ms: u32, done: &mut impl FnMut(u32, Outcome)) {
+        if code == ErrorCode::NoSession {
+            // The service is another one, or the hello was lost.
+            self.max_outstanding = 0;
+            self.hello_due = Instant::now();
+        }
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        let again = retry_after_ms > 0 || code == ErrorCode::NoSession;
+        if !again {
+            return self.finish(number, Outcome::Refused(code), done);
+        }
+        if matches!(code, ErrorCode::Busy | ErrorCode::Draining) {
+            self.counters.busy += 1;
+        }
+        if waiting.in_flight {
+            waiting.in_flight = false;
+            self.in_flight -= 1;
+        }
+        // Twice as long each time, so that many clients do not keep the service from its work.
+        let wait = Duration::from_millis(u64::from(retry_after_ms) << waiting.refusals.min(8)).min(MAX_BACKOFF);
+        waiting.refusals += 1;
+        self.due.remove(&(waiting.due, number));
+        waiting.due = Instant::now() + wait;
+        self.due.insert((waiting.due, number));
+    }
+
+    fn finish_if_whole(&mut self, number: u32, done: &mut impl FnMut(u32, Outcome)) {
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        if let Some(answer) = waiting.answer.take_if(|answer| answer.labels.len() == answer.expected) {
+            self.finish(number, Outcome::Labelled(answer), done);
+        }
+    }
+
+    fn finish(&mut self, number: u32, outcome: Outcome, done: &mut impl FnMut(u32, Outcome)) {
+        if let Some(waiting) = self.waiting.remove(&number) {
+            self.due.remove(&(waiting.due, number));
+            self.in_flight -= usize::from(waiting.in_flight);
+            done(number, outcome);
+        }
+    }
+}
+
+/// A session number that no other run has, but for chance.
+pub fn random_session() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds its hash maps from the system's random numbers.
+    std::hash::RandomState::new().build_hasher().finish() as u32
+}
