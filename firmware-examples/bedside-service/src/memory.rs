@@ -41,7 +41,7 @@ impl Memory {
     pub fn measure(options: &Options) -> Result<Self, ModelError> {
         let before = anonymous();
         let program = resident();
-        let opened = Model::open(&options.bundle)?;
+        let opened = Model::open(options)?;
         let model = anonymous().saturating_sub(before);
         let scratches = (options.threads * opened.labeler.memory_required()) as u64;
         let bundle = opened.bundle_len as u64;

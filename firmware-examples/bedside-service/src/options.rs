@@ -14,12 +14,15 @@ pub const USAGE: &str = "\
 Labels texts for the software beside it: takes them as wire frames (format/WIRE.md) from a Unix socket and from serial
 lines, and answers with wire frames. It is on no network and keeps no text.
 
-  kdh-bedside --bundle MODEL.kdh --socket /run/kdh/bedside.sock
-  kdh-bedside --bundle MODEL.kdh --serial /dev/ttyS1:115200
-  kdh-bedside --bundle MODEL.kdh --print-memory
+  kdh-bedside --trust TRUST --bundle MODEL.kdh --socket /run/kdh/bedside.sock
+  kdh-bedside --trust TRUST --bundle MODEL.kdh --serial /dev/ttyS1:115200
+  kdh-bedside --trust TRUST --bundle MODEL.kdh --print-memory
 
   --bundle FILE          the model. To replace it: rename the new file over it, then send SIGHUP. A bundle that does not
                          verify, or fails its self-test, changes nothing: the old model goes on
+  --trust FILE           take only bundles that a key of this trust file has signed; it is read again on SIGHUP
+  --allow-test-keys      test keys in it count, too; not for devices in use
+  --allow-unsigned       take any bundle; for development
   --socket PATH          listen on a Unix socket
   --serial DEVICE[:BAUD] serve a serial line (115200, 8N1, raw); may be given again for another line
   --flow-control         use RTS and CTS on serial lines
@@ -43,6 +46,12 @@ or bundle.
 pub struct Options {
     /// The bundle's file.
     pub bundle: PathBuf,
+    /// Whose bundles are taken: a trust file.
+    pub trust: Option<PathBuf>,
+    /// Test keys of the trust file count.
+    pub allow_test_keys: bool,
+    /// Any bundle is taken.
+    pub allow_unsigned: bool,
     /// Path of the Unix socket.
     pub socket: Option<PathBuf>,
     /// Serial devices and their speeds.
@@ -78,6 +87,9 @@ impl Options {
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let mut options = Self {
             bundle: PathBuf::new(),
+            trust: None,
+            allow_test_keys: false,
+            allow_unsigned: false,
             socket: None,
             serial: Vec::new(),
             flow_control: false,
@@ -95,6 +107,9 @@ impl Options {
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("bundle") => options.bundle = parser.value()?.into(),
+                Long("trust") => options.trust = Some(parser.value()?.into()),
+                Long("allow-test-keys") => options.allow_test_keys = true,
+                Long("allow-unsigned") => options.allow_unsigned = true,
                 Long("socket") => options.socket = Some(parser.value()?.into()),
                 Long("serial") => options.serial.push(serial(&parser.value()?.string()?)?),
                 Long("flow-control") => options.flow_control = true,
@@ -125,6 +140,9 @@ impl Options {
         }
         if self.bundle.as_os_str().is_empty() {
             return Err(UsageError("give --bundle FILE".into()));
+        }
+        if self.trust.is_none() && !self.allow_unsigned {
+            return Err(UsageError("give --trust FILE, or --allow-unsigned for development".into()));
         }
         if self.socket.is_none() && self.serial.is_empty() && !self.print_memory {
             return Err(UsageError("give --socket PATH, --serial DEVICE, or both".into()));

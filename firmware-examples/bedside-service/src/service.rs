@@ -41,7 +41,7 @@ pub fn run(options: &Options) -> Result<(), ServiceError> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| ServiceError::System(error.into()))?;
 
-    let model = Model::open(&options.bundle).map_err(ServiceError::Model)?;
+    let model = Model::open(options).map_err(ServiceError::Model)?;
     let listener = options.socket.as_deref().map(listen).transpose().map_err(ServiceError::Socket)?;
     let (sender, receiver) = sync_channel(options.slots);
     let pool = Pool::new(options.slots, options.max_text_len);
@@ -136,7 +136,7 @@ fn reload(state: &Arc<State>, options: &Options, notifier: &Arc<Notifier>) {
     notifier.reloading();
     let (shared, options, messages) = (state.clone(), options.clone(), notifier.clone());
     let thread = spawn("reload", move || {
-        match Model::open(&options.bundle) {
+        match Model::open(&options) {
             Ok(model) => {
                 shared.set_model(model);
                 announce(&shared, &options);

@@ -3,10 +3,14 @@ use kdh_format::wire::{Frame, LabelFlags, LabelFrame, ReportFlags, ReportFrame, 
 
 use crate::grid::{Grid, ROWS};
 
+/// Row of what is true of the whole text. The two above it are the link's, so that no welcome hides a warning.
+const TEXT: usize = 2;
+/// Row of how many labels there are, or that some were damaged.
+const COUNT: usize = 3;
 /// Row of the first label.
-const FIRST_LABEL: usize = 3;
+const FIRST_LABEL: usize = 4;
 /// Labels that have a row.
-const MAX_ROWS: usize = ROWS - FIRST_LABEL - 1;
+const MAX_ROWS: usize = ROWS - FIRST_LABEL;
 
 /// What of an answer is shown, and whether it is whole.
 pub struct Display {
@@ -64,14 +68,14 @@ impl Display {
     fn begin(&mut self, report: &ReportFrame<'_>) -> bool {
         let incomplete = self.answer.take().is_some();
         let (number, labels) = (report.id.number, report.labels);
-        self.grid.clear_from(1);
+        self.grid.clear_from(TEXT);
         // Of a bit that is not known too.
         if !report.abstention.is_empty() {
-            self.grid.set_row(1, format_args!("ABSTAINS ({:#x}): DO NOT RELY ON IT", report.abstention.0));
+            self.grid.set_row(TEXT, format_args!("ABSTAINS ({:#x}): DO NOT RELY ON IT", report.abstention.0));
         } else if report.flags.contains(ReportFlags::TRUNCATED) {
-            self.grid.set_row(1, format_args!("text {number}: ONLY ITS BEGINNING WAS SEEN"));
+            self.grid.set_row(TEXT, format_args!("text {number}: ONLY ITS BEGINNING WAS SEEN"));
         } else {
-            self.grid.set_row(1, format_args!("text {number}: {} tokens", report.text_tokens));
+            self.grid.set_row(TEXT, format_args!("text {number}: {} tokens", report.text_tokens));
         }
         self.answer = Some(Answer { id: report.id, expected: labels, received: 0, rows: Vec::new() });
         self.finish_if_whole() || incomplete
@@ -82,7 +86,7 @@ impl Display {
         if label.position != answer.received {
             // One before it was damaged. An answer that is not whole is not shown as if it were.
             self.answer = None;
-            self.grid.set_row(2, format_args!("DAMAGED ON THE LINE: ask again"));
+            self.grid.set_row(COUNT, format_args!("DAMAGED ON THE LINE: ask again"));
             return true;
         }
         answer.received += 1;
@@ -95,7 +99,7 @@ impl Display {
             given: label.flags.contains(LabelFlags::GIVEN),
             sentences: label.evidence.len() as u8,
         };
-        // More labels than rows: row 2 says so.
+        // More labels than rows: the row of the count says so.
         let _ = answer.rows.push(row);
         self.finish_if_whole()
     }
@@ -104,9 +108,9 @@ impl Display {
         let Some(answer) = self.answer.take_if(|answer| answer.received == answer.expected) else { return false };
         let hidden = usize::from(answer.expected) - answer.rows.len();
         if hidden > 0 {
-            self.grid.set_row(2, format_args!("{} labels, {hidden} NOT SHOWN", answer.expected));
+            self.grid.set_row(COUNT, format_args!("{} labels, {hidden} NOT SHOWN", answer.expected));
         } else {
-            self.grid.set_row(2, format_args!("{} labels", answer.expected));
+            self.grid.set_row(COUNT, format_args!("{} labels", answer.expected));
         }
         for (place, row) in (FIRST_LABEL..).zip(&answer.rows) {
             let mark = if row.given { '*' } else { ' ' };

@@ -40,9 +40,9 @@ impl Link {
         }
     }
 
-    /// Takes what has come, says what is to be said, shows what has changed. `tick`: a millisecond has passed.
-    pub fn step(&mut self, tick: bool, service: &mut Uart, screen: &mut Uart) {
-        self.now_ms = self.now_ms.wrapping_add(u32::from(tick));
+    /// Takes what has come, says what is to be said, shows what has changed. `elapsed_ms`: time since the last step.
+    pub fn step(&mut self, elapsed_ms: u32, service: &mut Uart, screen: &mut Uart) {
+        self.now_ms = self.now_ms.wrapping_add(elapsed_ms);
         if let Some(byte) = service.read_byte()
             // What is damaged is passed over: an answer without its labels is not shown.
             && let Some(Ok(frame)) = self.decoder.push(byte)

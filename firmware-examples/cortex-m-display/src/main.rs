@@ -10,6 +10,7 @@ mod grid;
 mod link;
 mod uart;
 
+use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m_rt::entry;
 use panic_halt as _;
@@ -19,6 +20,8 @@ use crate::uart::Uart;
 
 /// The board's clock, in hertz.
 const CLOCK_HZ: u32 = 25_000_000;
+/// The timer's bits.
+const COUNTER: u32 = 0xFF_FFFF;
 
 #[entry]
 fn main() -> ! {
@@ -28,12 +31,19 @@ fn main() -> ! {
     if let Some(peripherals) = cortex_m::Peripherals::take() {
         let mut timer = peripherals.SYST;
         timer.set_clock_source(SystClkSource::Core);
-        timer.set_reload(CLOCK_HZ / 1000 - 1);
+        timer.set_reload(COUNTER);
         timer.clear_current();
         timer.enable_counter();
+        let mut last = SYST::get_current();
+        let mut cycles = 0;
         loop {
-            let tick = timer.has_wrapped();
-            link.step(tick, &mut service, &mut screen);
+            // It counts down. A step takes less than the 0.67 seconds in which it comes around.
+            let now = SYST::get_current();
+            cycles += last.wrapping_sub(now) & COUNTER;
+            last = now;
+            let elapsed_ms = cycles / (CLOCK_HZ / 1000);
+            cycles %= CLOCK_HZ / 1000;
+            link.step(elapsed_ms, &mut service, &mut screen);
         }
     }
     // Nobody else takes the peripherals.

@@ -115,7 +115,7 @@ fn cases(bundle: &Path) -> Result<Vec<Case>, Box<dyn Error>> {
         "Blood pressure 142/88 mmHg, pulse 71.",
         "Cells resist death when p53 is lost.",
     ];
-    let labeler = Labeler::from_file(BundleFile::open(bundle)?, &LabelerOptions::new())?;
+    let labeler = Labeler::from_file(BundleFile::open(bundle)?, &LabelerOptions::new().allow_unsigned())?;
     let mut scratch = labeler.scratch();
     let mut texts: Vec<String> = (0..63_usize)
         .map(|case| {
@@ -149,7 +149,7 @@ impl Daemon {
         let socket = folder.join("socket");
         let mut command = Command::new(service);
         command.arg("--bundle").arg(bundle).arg("--socket").arg(&socket);
-        command.args(["--slots", &slots.to_string(), "--links", &(2 * CONNECTIONS).to_string()]);
+        command.args(["--allow-unsigned", "--slots", &slots.to_string(), "--links", &(2 * CONNECTIONS).to_string()]);
         Ok(Self { child: command.spawn()?, folder, socket })
     }
 

@@ -85,9 +85,11 @@ fn bad_usage_says_what_to_do() {
     let tiny = tiny().into_os_string().into_string().unwrap();
     for (arguments, message) in [
         (&[][..], "give --bundle FILE"),
-        (&["--bundle", &tiny], "give --socket PATH"),
+        (&["--bundle", &tiny], "give --trust FILE"),
+        (&["--bundle", &tiny, "--allow-unsigned"], "give --socket PATH"),
         (&["--bundle", &tiny, "--socket", "s", "--threads", "0"], "--threads takes a number from 1 to 256"),
-        (&["--bundle", "missing.kdh", "--socket", "s"], "cannot open the bundle"),
+        (&["--bundle", "missing.kdh", "--allow-unsigned", "--socket", "s"], "cannot open the bundle"),
+        (&["--bundle", &tiny, "--trust", "missing", "--socket", "s"], "cannot read the trust file"),
         (&["--nonsense"], "see --help"),
     ] {
         let (code, printed) = run(arguments);
@@ -104,7 +106,7 @@ fn the_memory_figure_is_a_bound() {
     let output = Command::new(env!("CARGO_BIN_EXE_kdh-bedside"))
         .arg("--bundle")
         .arg(tiny())
-        .args(["--print-memory", "--max-text-bytes", "65536"])
+        .args(["--allow-unsigned", "--print-memory", "--max-text-bytes", "65536"])
         .output()
         .unwrap();
     assert!(output.status.success());

@@ -9,7 +9,7 @@ fn nothing_is_lost_and_memory_stays_flat() {
     let output = Command::new(env!("CARGO_BIN_EXE_kdh-bedside-load"))
         .arg("--bundle")
         .arg(tiny())
-        .args(["--texts", "20000", "--seconds", "1"])
+        .args(["--texts", "10000", "--seconds", "1"])
         .output()
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();

@@ -117,15 +117,15 @@ fn an_end_answers_what_was_taken() {
     for (number, text) in (0..).zip(&texts) {
         client.submit(number, text.clone());
     }
+    let mut answered = 0;
+    let mut count = |_, outcome| answered += u32::from(matches!(outcome, Outcome::Labelled(_)));
     while client.counters().sent < 4 {
-        client.step(Duration::from_millis(1), |_, _| {});
+        client.step(Duration::from_millis(1), &mut count);
     }
     daemon.signal(Signal::SIGTERM);
-    let (mut answered, start) = (0, Instant::now());
+    let start = Instant::now();
     let status = loop {
-        client.step(Duration::from_millis(5), |_, outcome| {
-            answered += u32::from(matches!(outcome, Outcome::Labelled(_)))
-        });
+        client.step(Duration::from_millis(5), &mut count);
         if let Some(status) = daemon.child.try_wait().unwrap() {
             break status;
         }
@@ -133,9 +133,7 @@ fn an_end_answers_what_was_taken() {
     };
     // What the service has written before its end is there to be read.
     for _ in 0..10 {
-        client.step(Duration::from_millis(5), |_, outcome| {
-            answered += u32::from(matches!(outcome, Outcome::Labelled(_)))
-        });
+        client.step(Duration::from_millis(5), &mut count);
     }
     // A text whose first part had not come is refused with "draining", and sent again later.
     let log = daemon.log();
