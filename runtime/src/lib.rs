@@ -21,6 +21,9 @@
 //! # }
 //! ```
 //!
+//! [`Labeler::label`] shows the model the first tokens of a text that has more than the model takes, and says so.
+//! [`Labeler::document`] shows it all of a text of any length, which may come in pieces.
+//!
 //! # Texts are secrets
 //!
 //! A text may be a clinical note. No error, no `Debug` and no log of this crate holds any of it: a [`Report`] names byte

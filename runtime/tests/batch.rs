@@ -198,7 +198,12 @@ mod tests {
         }
         fs::create_dir(folder.join("in/folder")).unwrap();
         code(&once(folder, &[]), 0);
-        assert!(result(folder, "a.txt.json")["windows"].as_u64().unwrap() > 3);
+        let long = result(folder, "a.txt.json");
+        assert!(long["windows"].as_u64().unwrap() > 3);
+        assert_eq!(
+            (long["bundle"].as_str().unwrap().len(), &long["kdh_version"]),
+            (64, &json!(env!("CARGO_PKG_VERSION")))
+        );
         fs::write(folder.join("b.txt"), "The cells divided.").unwrap();
         let alone = kdh(folder, &["label", "b.txt", "--json"]).output().unwrap();
         let alone: Value = serde_json::from_slice(&alone.stdout).unwrap();

@@ -80,6 +80,7 @@ mod tests {
     const NOTE: &str = "The cells divided slowly. No vessel grew into the tumour! Caf\u{e9}-au-lait spots were seen; \
                         TNF-\u{3b1} was low.\nPLAN: rest, and no more of it.\n\n1. Aspirin 100 mg\n2. Nothing else. ";
 
+    /// Verifies: R-020
     #[test]
     fn a_text_of_one_window_is_what_label_says() {
         let labeler = labeler();
@@ -147,6 +148,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-010, R-020
     #[test]
     fn evidence_comes_from_all_windows() {
         let (labeler, text) = (labeler(), NOTE.repeat(40));
@@ -190,6 +192,7 @@ mod tests {
         assert_ne!(reports[0], reports[3]);
     }
 
+    /// Verifies: R-009, R-020
     #[test]
     fn sentences_longer_than_a_window_lose_nothing() {
         let labeler = labeler();
@@ -204,6 +207,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-009
     #[test]
     fn refuses_what_is_no_text() {
         let labeler = labeler();
@@ -235,6 +239,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+        /// Verifies: R-020
         #[test]
         fn chunks_do_not_matter(
             text in "(\\PC{0,40}|[a-z ]{5,60}|[A-Z][a-z ]{3,30}[.!?] |\n{1,3}|[0-9]\\. ){1,80}",

@@ -95,6 +95,7 @@ fn labelling_allocates_nothing() {
     assert_eq!(ALLOCATIONS.get() - after, 4);
 }
 
+/// Verifies
 #[test]
 fn documents_allocate_nothing() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default.kdh");

@@ -91,6 +91,8 @@ pub(crate) fn run(
     Ok(Outcome::CheckFailed)
 }
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Lines that wait for a thread, and results that wait for their turn.
 const QUEUE: usize = 2;
 
@@ -195,7 +197,14 @@ impl Line {
             Err(error) => (None, Some(error.to_string())),
         };
         let failed = error.is_some();
-        match serde_json::to_string(&JsonLine { line: self.number, id: &id, bundle, error, report }) {
+        match serde_json::to_string(&JsonLine {
+            line: self.number,
+            id: &id,
+            kdh_version: VERSION,
+            bundle,
+            error,
+            report,
+        }) {
             Ok(line) => (line + "\n", failed),
             Err(_) => (json!({"line": self.number, "bundle": bundle, "error": "no JSON"}).to_string() + "\n", true),
         }
@@ -218,6 +227,7 @@ impl Line {
 struct JsonLine<'l> {
     line: u64,
     id: &'l Value,
+    kdh_version: &'static str,
     bundle: &'l str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,

@@ -25,8 +25,8 @@ mod page;
 /// evidence comes from all of it.
 ///
 /// With --jsonl it labels many texts: IN has one JSON object a line, {"id": "a1", "text": "..."}, and OUT gets one for each,
-/// in the same order: {"line": 1, "id": "a1", "bundle": digest, "labels": [...], ...}, without text. A line that cannot be
-/// labelled gets {"line", "id", "bundle", "error"}, and the exit code is 1. When OUT is there, as after a kill, the run goes
+/// in the same order: {"line": 1, "id": "a1", "kdh_version": ..., "bundle": digest, "labels": [...], ...}, without text. A
+/// line that cannot be labelled has "error" instead of labels, and the exit code is 1. When OUT is there, as after a kill, the run goes
 /// on behind its last whole line.
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -10,22 +10,25 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::LabelerOptions;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::Outcome;
 use crate::label::JsonReport;
 use crate::source::{self, BundleArgs, EngineArgs};
 use crate::texts::{TextArgs, TextLabeler};
+use crate::verify::hex;
 
 /// Label the files that arrive in a folder
 ///
 /// For a box that receives texts as files. Every file NAME of IN gets a result OUT/NAME.json: what `kdh label --json` says of
-/// it, or {"error": ...}. Results appear whole (they are renamed into place), and hold byte ranges, never text.
+/// it, or {"error": ...}, with the bundle's digest and the program's version. Results appear whole (they are renamed into
+/// place), and hold byte ranges, never text.
 ///
 /// A file is taken when it is complete: its size and time have not changed for --settle seconds. Write under a name that
 /// begins with a full stop or ends with .part or .tmp, and rename, to be safe whatever the speed. Files keep their place
 /// unless --delete is given. A result has the time of its file: that is how a later run knows what is done, and a file that
-/// is written again is labelled again.
+/// is written again is labelled again. Give another bundle another OUT. One text is labelled at a time, and a look into the
+/// folder costs time for every file in it: use --delete, or take files away that are done.
 ///
 /// Runs until it is stopped. It may be killed at any time.
 #[derive(clap::Args)]
@@ -70,6 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     lock.try_lock().with_context(|| format!("another `kdh watch` writes to {}", args.output.display()))?;
     let labeler = args.engine.labeler(&path, args.texts.options(LabelerOptions::new()))?;
     let mut texts = TextLabeler::new(&labeler, &args.texts);
+    let bundle = hex(&labeler.bundle_digest());
     let mut arrivals = Arrivals::default();
     let progress = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -80,7 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let mut look = arrivals.look(args).with_context(|| args.input.display().to_string())?;
         for arrival in look.complete.drain(..) {
             // Names of files may name patients, so messages do not.
-            match handle(args, &arrival, &mut texts) {
+            match handle(args, &arrival, &mut texts, &bundle) {
                 Ok(Handled::Labelled) => done += 1,
                 Ok(Handled::Error) => errors += 1,
                 Ok(Handled::Changed) => {
@@ -185,23 +189,38 @@ enum Handled {
     Changed,
 }
 
-fn handle(args: &Args, arrival: &Arrival, texts: &mut TextLabeler<'_>) -> io::Result<Handled> {
+fn handle(args: &Args, arrival: &Arrival, texts: &mut TextLabeler<'_>, bundle: &str) -> io::Result<Handled> {
     let path = args.input.join(&arrival.name);
-    let result = source::read_text(&path, args.texts.max_bytes())
+    let labelled = source::read_text(&path, args.texts.max_bytes())
         // The context holds the file's name.
         .map_err(|error| anyhow!("{}", error.root_cause()))
-        .and_then(|text| Ok(serde_json::to_string_pretty(&JsonReport::new(&texts.label(&text)?))?));
+        .and_then(|text| Ok(texts.label(&text)?));
     match fs::symlink_metadata(&path).and_then(|metadata| stamp(&metadata)) {
         Ok(stamp) if stamp == arrival.stamp => {}
         _ => return Ok(Handled::Changed),
     }
-    let labelled = result.is_ok();
-    let result = result.unwrap_or_else(|error| json!({"error": error.to_string()}).to_string());
-    store(args, arrival, &(result + "\n"))?;
+    let (report, error) = match &labelled {
+        Ok(labelled) => (Some(JsonReport::new(labelled)), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let result = JsonFile { kdh_version: env!("CARGO_PKG_VERSION"), bundle, error, report };
+    store(args, arrival, &(serde_json::to_string_pretty(&result)? + "\n"))?;
+    let labelled = labelled.is_ok();
     if labelled && args.delete {
         fs::remove_file(&path)?;
     }
     Ok(if labelled { Handled::Labelled } else { Handled::Error })
+}
+
+/// A result.
+#[derive(Serialize)]
+struct JsonFile<'r> {
+    kdh_version: &'static str,
+    bundle: &'r str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    report: Option<JsonReport<'r>>,
 }
 
 /// Writes the result beside its place, with the time of the file that it is of, and renames it.
