@@ -174,6 +174,12 @@ mod tests {
         }
         assert_eq!(shown, hostile.replace(['\0', '\u{1b}'], "\u{fffd}"));
         refused(&b.run(&["label", "--bundle", "tiny.kdh", "note.txt", "--html", "no/page.html"]), "cannot write");
+        b.write("empty.txt", "");
+        b.run(&["label", "--bundle", "tiny.kdh", "empty.txt", "--html", "page.html", "--operating-point", "manifest"]);
+        let page = std::fs::read_to_string(b.0.path().join("page.html")).unwrap();
+        assert!(page.contains("gives no label: empty") && page.contains("<b>manifest</b>"), "{page}");
+        let nowhere = ["label", "--bundle", "tiny.kdh", "note.txt", "--operating-point", "nowhere"];
+        refused(&b.run(&nowhere), "no operating point of this name");
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub(crate) struct TextArgs {
     /// Most tokens of a window that repeat the end of the one before it; an eighth of a window unless given
     #[arg(long, value_name = "TOKENS")]
     overlap: Option<usize>,
+    /// Operating point whose thresholds hold, instead of the bundle's first; `kdh inspect` shows them
+    #[arg(long, value_name = "NAME")]
+    operating_point: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -26,6 +29,8 @@ enum OverflowArg {
     Truncate,
     /// Refuse the text
     Refuse,
+    /// Abstain
+    Abstain,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -43,17 +48,24 @@ impl TextArgs {
     const MAX_BYTES: usize = 64 << 20;
 
     pub(crate) fn options(&self, options: LabelerOptions) -> LabelerOptions {
-        options.on_overflow(match self.on_overflow {
+        let options = options.on_overflow(match self.on_overflow {
             OverflowArg::Window | OverflowArg::Truncate => Overflow::Truncate,
             OverflowArg::Refuse => Overflow::Refuse,
-        })
+            OverflowArg::Abstain => Overflow::Abstain,
+        });
+        match &self.operating_point {
+            Some(name) => options.operating_point(name),
+            None => options,
+        }
     }
 
     /// Longest text, in bytes.
     pub(crate) fn max_bytes(&self) -> usize {
         match self.on_overflow {
             OverflowArg::Window => Self::MAX_BYTES,
-            OverflowArg::Truncate | OverflowArg::Refuse => LabelerOptions::DEFAULT_MAX_TEXT_BYTES,
+            OverflowArg::Truncate | OverflowArg::Refuse | OverflowArg::Abstain => {
+                LabelerOptions::DEFAULT_MAX_TEXT_BYTES
+            }
         }
     }
 

@@ -14,6 +14,13 @@ pub(super) fn page(report: &Report<'_>, text: &str, facts: &str) -> String {
         "<p class=\"secret\">This page contains the text. Keep it as you keep the text itself, and delete it after the \
          demonstration.</p>\n",
     );
+    if !report.abstention.is_empty() {
+        let reasons = escaped(&report.abstention.to_string());
+        let _ = writeln!(body, "<p class=\"abstains\">The model does not know and gives no label: {reasons}.</p>");
+    }
+    let calibrated = if report.calibrated { "calibrated" } else { "not calibrated" };
+    let point = escaped(report.operating_point);
+    let _ = writeln!(body, "<p>Operating point <b>{point}</b>; probabilities {calibrated}.</p>");
     body.push_str(&table(report));
     body.push_str("<h2>Text</h2>\n");
     // Without scripts: the chosen label is the style sheet's affair.
@@ -37,7 +44,7 @@ pub(super) fn page(report: &Report<'_>, text: &str, facts: &str) -> String {
     html::page("kdh label", &style, &body)
 }
 
-const STYLE: &str = ".secret{background:#c1121f;color:#fff;padding:.6em 1em}\
+const STYLE: &str = ".abstains{border:2px solid #c1121f;padding:.6em 1em}.secret{background:#c1121f;color:#fff;padding:.6em 1em}\
 .text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;border:1px solid #ccc;padding:1em;margin-top:1em}\
 mark{background:none;color:inherit;unicode-bidi:isolate}sup{font-size:11px;color:#555}\
 .bar{width:160px;height:12px;background:#eee;position:relative}.bar i{position:absolute;left:0;top:0;bottom:0;\
