@@ -38,6 +38,7 @@ pub(super) struct IntegerTile {
     pub(super) row_scales: *const f32,
     /// Panels of `[quads][16][4]`, `panel` bytes apart.
     pub(super) right: *const i8,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 takes two panels at a time"))]
     pub(super) panel: usize,
     pub(super) quads: usize,
     /// One a column, as are the next two: takes off what [`Lanes::OFFSET`] adds.
