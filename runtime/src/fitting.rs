@@ -76,7 +76,7 @@ impl Default for Options {
                 point("risk-0.1", Policy::RiskControl(0.1)),
             ],
             limits: Limits { min_tokens: 8, max_unknown_rate: 0.2 },
-            false_abstention_rate: 0.01,
+            false_abstention_rate: 0.02,
             pool_small_labels: false,
             data: empty(),
             author: empty(),

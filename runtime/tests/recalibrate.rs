@@ -29,7 +29,7 @@ mod tests {
                 let labels: Vec<&str> = ["A", "B"]
                     .into_iter()
                     .enumerate()
-                    .filter(|(label, _)| number % (label + 2) == 0)
+                    .filter(|(label, _)| number.is_multiple_of(label + 2))
                     .map(|of| of.1)
                     .collect();
                 json!({"id": format!("{prefix}{number}"), "text": format!("The {}.", words.join(" ")), "labels": labels})

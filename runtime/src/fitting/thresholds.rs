@@ -157,7 +157,7 @@ mod tests {
         let mut scored: Vec<(f32, bool)> = (0..10).map(|n| (0.9 - 0.01 * n as f32, true)).collect();
         scored.extend([(0.2, false), (0.1, true)]);
         // 10 / (10 + 1) is above 0.9, 10 / 12 is not, 11 / 13 is not.
-        assert_eq!(precision_threshold(&mut scored.clone(), 0.9), Some(0.9 - 0.09));
+        assert_eq!(precision_threshold(&mut scored.clone(), 0.9), Some(scored[9].0));
         assert_eq!(precision_threshold(&mut scored.clone(), 0.8), Some(0.1));
         assert_eq!(precision_threshold(&mut [(0.9, true)], 0.9), None);
     }
