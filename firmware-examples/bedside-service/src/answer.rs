@@ -13,7 +13,8 @@ use kdh_runtime::{LabelError, LabelReport, Report};
 ///
 /// # Errors
 ///
-/// [`ErrorCode::Internal`] when a frame would break a rule of the protocol. What was appended is to be thrown away.
+/// [`ErrorCode::NoTokens`] of an empty text; [`ErrorCode::Internal`] when a frame would break a rule of the protocol. What was
+/// appended is to be thrown away.
 pub fn encode_report(
     answer: &mut Vec<u8>,
     id: RequestId,
@@ -22,17 +23,23 @@ pub fn encode_report(
     report: &Report<'_>,
     duration: Duration,
 ) -> Result<(), ErrorCode> {
+    if report.abstention.contains(kdh_runtime::Abstention::EMPTY) {
+        return Err(ErrorCode::NoTokens);
+    }
     let all = flags.contains(RequestFlags::ALL_LABELS);
-    let wanted = || report.labels.iter().enumerate().filter(move |(_, label)| all || label.positive());
+    // A model that abstains gives no label.
+    let given = |label: &LabelReport<'_>| report.abstention.is_empty() && label.positive();
+    let wanted = || report.labels.iter().enumerate().filter(move |(_, label)| all || given(label));
     let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
     let head = ReportFrame {
         id,
         bundle,
         labels: u8::try_from(wanted().count()).map_err(|_| ErrorCode::Internal)?,
         flags: if report.truncated() { ReportFlags::TRUNCATED } else { ReportFlags::default() },
-        abstention: Abstention::default(),
+        abstention: Abstention(report.abstention.bits()),
+        // The service keeps to the bundle's first.
         operating_point: 0,
-        operating_point_name: "",
+        operating_point_name: if report.calibrated { report.operating_point } else { "" },
         text_tokens: count(report.text_tokens),
         seen_tokens: count(report.kept_tokens),
         unknown_tokens: count(report.unknown_tokens),
@@ -41,7 +48,9 @@ pub fn encode_report(
     append(answer, &Frame::Report(head))?;
     for (position, (index, label)) in (0..).zip(wanted()) {
         let index = u8::try_from(index).map_err(|_| ErrorCode::Internal)?;
-        append(answer, &Frame::Label(label_frame(id, position, index, label)))?;
+        let flags = [(given(label), LabelFlags::GIVEN), (report.calibrated, LabelFlags::CALIBRATED)];
+        let flags = flags.into_iter().filter(|(holds, _)| *holds).fold(0, |all, (_, flag)| all | flag.0);
+        append(answer, &Frame::Label(label_frame(id, position, index, label, LabelFlags(flags))))?;
     }
     Ok(())
 }
@@ -66,7 +75,13 @@ pub fn append(answer: &mut Vec<u8>, frame: &Frame<'_>) -> Result<(), ErrorCode> 
     Ok(())
 }
 
-fn label_frame<'r>(id: RequestId, position: u8, index: u8, label: &LabelReport<'r>) -> LabelFrame<'r> {
+fn label_frame<'r>(
+    id: RequestId,
+    position: u8,
+    index: u8,
+    label: &LabelReport<'r>,
+    flags: LabelFlags,
+) -> LabelFrame<'r> {
     let ranges = label.evidence.iter().map(|sentence| EvidenceRange {
         start: sentence.start,
         end: sentence.end,
@@ -80,7 +95,7 @@ fn label_frame<'r>(id: RequestId, position: u8, index: u8, label: &LabelReport<'
         code: label.code,
         probability: label.probability,
         threshold: label.threshold,
-        flags: if label.positive() { LabelFlags::GIVEN } else { LabelFlags::default() },
+        flags,
         evidence: ranges.collect::<heapless::Vec<_, _>>(),
     }
 }
