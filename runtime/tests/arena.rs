@@ -444,7 +444,7 @@ impl Model {
             let mut all: Vec<Vec<f64>> = states.iter().map(|row| apply(0, row)).collect();
             let head = hidden / heads;
             if int8 {
-                all.iter_mut().for_each(|row| row[..2 * hidden].chunks_exact_mut(head).for_each(|part| round(part)));
+                all.iter_mut().for_each(|row| row[..2 * hidden].chunks_exact_mut(head).for_each(round));
                 for column in 2 * hidden..3 * hidden {
                     let mut values: Vec<f64> = all.iter().map(|row| row[column]).collect();
                     round(&mut values);
