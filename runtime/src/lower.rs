@@ -7,7 +7,9 @@
 use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::ensure;
 use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
 
 use crate::program::{Program, ProgramError, Shape};
@@ -74,6 +76,19 @@ impl fmt::Display for LowerError {
 // The texts above already hold the text of the cause, so `source` stays empty: a chain would print it twice.
 impl core::error::Error for LowerError {}
 
+/// tract takes an order of axes that is none for one, and looks for a way to it until there is no memory left.
+fn check_permutations(model: &ModelProto) -> TractResult<()> {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node).filter(|node| node.op_type == "Transpose");
+    for permutation in nodes.flat_map(|node| &node.attribute).filter(|attribute| attribute.name == "perm") {
+        let axes = 0..permutation.ints.len() as i64;
+        ensure!(
+            axes.into_iter().all(|axis| permutation.ints.contains(&axis)),
+            "a transposition without an order of axes"
+        );
+    }
+    Ok(())
+}
+
 /// Symbol of the number of tokens.
 const TOKENS: &str = "tokens";
 
@@ -85,8 +100,9 @@ fn typed(model: &[u8]) -> TractResult<TypedModel> {
 pub(crate) fn parse(model: &[u8]) -> TractResult<InferenceModel> {
     // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
     let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
-    let mut model =
-        onnx.model_for_read(&mut &model[..])?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
+    let proto = onnx.proto_model_for_read(&mut &model[..])?;
+    check_permutations(&proto)?;
+    let mut model = onnx.model_for_proto_model(&proto)?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
     let tokens = model.symbols.sym(TOKENS);
     for input in 0..model.inputs.len() {
         model.set_input_fact(input, InferenceFact::dt_shape(i64::datum_type(), [1.to_dim(), tokens.to_dim()]))?;
