@@ -282,6 +282,7 @@ pub fn entry(
     duration: Duration,
 ) -> AuditEntry {
     let status = match result {
+        Ok(report) if !report.abstention.is_empty() => AuditStatus::Abstained,
         Ok(report) if report.truncated() => AuditStatus::Truncated,
         Ok(_) => AuditStatus::Labelled,
         Err(LabelError::DeadlineExceeded) => AuditStatus::Late,
@@ -290,7 +291,8 @@ pub fn entry(
     };
     let mut entry = AuditEntry::new(now_ms(time), labeler.bundle_digest(), status);
     if let Ok(report) = result {
-        let bits = report.labels.iter().enumerate().filter(|(_, label)| label.positive());
+        let given = report.abstention.is_empty();
+        let bits = report.labels.iter().enumerate().filter(|(_, label)| given && label.positive());
         entry.labels = bits.fold(0, |bits, (index, _)| bits | 1_u64.checked_shl(index as u32).unwrap_or_default());
         entry.token_bucket = token_bucket(report.text_tokens);
     }
