@@ -23,5 +23,6 @@ kdh-train fit --weights third_party/weights/all-mpnet-base-v2 \
   --name hoc-mpnet \
   --data-name "Hallmarks of Cancer (Baker et al. 2016), 1,295 training documents of the BLURB split" \
   --data-licence "GPL-3.0" --weights-licence Apache-2.0
-kdh-train predict --student $run/best data/hoc/train.jsonl data/hoc/dev.jsonl \
+# data/cei-transfer.jsonl is made by hoc-student.sh before it needs these logits.
+kdh-train predict --student $run/best data/hoc/train.jsonl data/hoc/dev.jsonl data/cei-transfer.jsonl \
   --decimals 3 --out experiments/hoc-teacher-logits.jsonl
