@@ -88,6 +88,7 @@ mod tests {
         assert_eq!(fs::read(folder.join("out.jsonl")).unwrap(), bytes);
     }
 
+    /// Verifies: R-070
     #[test]
     fn a_bad_line_is_an_error_and_the_rest_goes_on() {
         let folder = folder();
@@ -116,6 +117,7 @@ mod tests {
         code(&run(folder, &LABEL), 1);
     }
 
+    /// Verifies: R-070
     #[test]
     fn a_killed_run_goes_on_where_it_was() {
         let folder = folder();
@@ -243,6 +245,7 @@ mod tests {
         assert!(said.contains("1 texts labelled, 1 errors") && !said.contains("bad"), "{said}");
     }
 
+    /// Verifies: R-070
     #[test]
     fn waits_for_files_to_be_complete_and_survives_a_kill() {
         let folder = watched();

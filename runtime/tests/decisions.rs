@@ -64,6 +64,7 @@ mod tests {
         labeler.label(&mut labeler.scratch(), text).unwrap()
     }
 
+    /// Verifies: R-050
     #[test]
     fn probabilities_are_calibrated_and_logits_are_not() {
         let mean = [0; 4 * HIDDEN];
@@ -82,6 +83,7 @@ mod tests {
         }
     }
 
+    /// Verifies: R-050
     #[test]
     fn operating_points_are_switched_by_option_and_by_call() {
         let mean = [0; 4 * HIDDEN];
@@ -108,6 +110,7 @@ mod tests {
         assert_eq!(plain.label_at(&mut plain.scratch(), TEXT, none), Err(LabelError::ForeignPoint));
     }
 
+    /// Verifies: R-051
     #[test]
     fn abstains_and_says_why() {
         let mean = [0; 4 * HIDDEN];
@@ -132,6 +135,7 @@ mod tests {
         assert!(report.truncated() && report.abstention.is_empty());
     }
 
+    /// Verifies: R-051
     #[test]
     fn scores_what_is_strange() {
         let mean = [0; 4 * HIDDEN];
@@ -154,6 +158,7 @@ mod tests {
         assert!(matches!(narrow, BuildError::Decisions(DecisionsError::OutOfDistribution)), "{narrow}");
     }
 
+    /// Verifies: R-050
     #[test]
     fn refuses_decisions_of_another_model() {
         let mean = [0; 4 * HIDDEN];

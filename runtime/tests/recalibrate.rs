@@ -62,6 +62,7 @@ mod tests {
         bundle.decisions(&bundle.manifest().unwrap()).unwrap().unwrap()
     }
 
+    /// Verifies: R-052
     #[test]
     fn refuses_small_samples_and_says_how_many_more() {
         let b = Folder::new();
@@ -82,6 +83,7 @@ mod tests {
         assert_eq!(bad.status.code(), Some(2));
     }
 
+    /// Verifies: R-052
     #[test]
     fn writes_a_bundle_that_decides_as_it_says() {
         let b = Folder::new();

@@ -16,6 +16,7 @@ const VALGRIND: [&str; 6] = [
     "--track-origins=no",
 ];
 
+/// Verifies: R-060
 #[test]
 fn c_and_cpp_programs_label_without_an_error_or_a_leak() {
     let folder = tempfile::tempdir().unwrap();
@@ -60,6 +61,7 @@ fn cmake_finds_the_library() {
     }
 }
 
+/// Verifies: R-060
 #[test]
 fn the_header_is_what_the_rust_says() {
     let mut cargo = Command::new(env!("CARGO"));
@@ -69,6 +71,7 @@ fn the_header_is_what_the_rust_says() {
     assert!(made == header, "the header is old; make it anew as CONTRIBUTING.md says");
 }
 
+/// Verifies: R-060
 #[test]
 fn the_library_exports_what_the_header_declares() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use crate::frames::{encode, longest, samples};
 
 const CORRUPTIONS: usize = 1_000_000;
 
+/// Verifies: R-030
 #[test]
 fn a_million_corruptions_cost_only_what_they_touch() {
     let mut random = ChaCha8Rng::seed_from_u64(5);
@@ -88,6 +89,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut ChaCha8Rng) {
     }
 }
 
+/// Verifies: R-030
 #[test]
 fn any_noise_then_a_frame() {
     let mut random = ChaCha8Rng::seed_from_u64(6);

@@ -123,6 +123,7 @@ fn rules_are_kept_by_writers() {
     }
 }
 
+/// Verifies: R-003
 #[test]
 fn nothing_shows_the_text() {
     let chunk = RequestChunk { id: ID, flags: RequestFlags(0), text_len: 6, text_crc: 7, offset: 0, bytes: b"secret" };

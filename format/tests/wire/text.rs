@@ -51,6 +51,7 @@ fn a_new_text_takes_the_place_of_one_that_was_begun() {
     assert_eq!(assembly.pending(), None);
 }
 
+/// Verifies: R-031
 #[test]
 fn parts_of_two_texts_are_never_joined() {
     let (old, new) = ("o".repeat(2000), "n".repeat(2000));
@@ -61,6 +62,7 @@ fn parts_of_two_texts_are_never_joined() {
 }
 
 proptest! {
+    /// Verifies: R-031
     #[test]
     fn every_text_comes_out_whole(text in ".{0,2000}", rounds in 1..3) {
         let (mut assembly, mut memory) = (Assembly::new(), Vec::new());
@@ -72,6 +74,7 @@ proptest! {
         }
     }
 
+    /// Verifies: R-031
     #[test]
     fn a_missing_or_repeated_part_is_found(parts in 3_usize..8, at in 1_usize..7, repeat in any::<bool>()) {
         prop_assume!(at < parts);
