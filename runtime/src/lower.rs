@@ -7,7 +7,7 @@
 use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::GraphProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::ensure;
 use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
@@ -77,14 +77,15 @@ impl fmt::Display for LowerError {
 impl core::error::Error for LowerError {}
 
 /// tract takes an order of axes that is none for one, and looks for a way to it until there is no memory left.
-fn check_permutations(model: &ModelProto) -> TractResult<()> {
-    let nodes = model.graph.iter().flat_map(|graph| &graph.node).filter(|node| node.op_type == "Transpose");
-    for permutation in nodes.flat_map(|node| &node.attribute).filter(|attribute| attribute.name == "perm") {
-        let axes = 0..permutation.ints.len() as i64;
-        ensure!(
-            axes.into_iter().all(|axis| permutation.ints.contains(&axis)),
-            "a transposition without an order of axes"
-        );
+fn check_permutations(graph: &GraphProto) -> TractResult<()> {
+    for node in &graph.node {
+        for attribute in &node.attribute {
+            let mut axes = 0..attribute.ints.len() as i64;
+            let order = axes.all(|axis| attribute.ints.contains(&axis));
+            ensure!(order || node.op_type != "Transpose", "a transposition without an order of axes");
+            // The bodies of loops and branches.
+            attribute.g.iter().chain(&attribute.graphs).try_for_each(check_permutations)?;
+        }
     }
     Ok(())
 }
@@ -101,7 +102,7 @@ pub(crate) fn parse(model: &[u8]) -> TractResult<InferenceModel> {
     // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
     let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
     let proto = onnx.proto_model_for_read(&mut &model[..])?;
-    check_permutations(&proto)?;
+    proto.graph.iter().try_for_each(check_permutations)?;
     let mut model = onnx.model_for_proto_model(&proto)?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
     let tokens = model.symbols.sym(TOKENS);
     for input in 0..model.inputs.len() {
