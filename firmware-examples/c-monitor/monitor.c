@@ -71,6 +71,8 @@ static void show(kdh_labeler labeler, kdh_scratch *scratch, unsigned long number
     printf("\tno labels: longer than %d bytes\n", (int)MAX_NOTE);
   } else if (kdh_label(labeler, scratch, note, size, &report, labels, KDH_MAX_LABELS) != KDH_STATUS_OK) {
     printf("\tno labels: %s\n", kdh_last_error());
+  } else if (report.abstention != 0) {
+    printf("\tno labels: the model abstains, reasons %#x\n", report.abstention);
   } else {
     for (uint32_t label = 0; label < report.labels; label++) {
       if (labels[label].given) {

@@ -48,6 +48,15 @@
 /// Most labels of a model.
 #define KDH_MAX_LABELS 64
 
+/// In the abstention of kdh_report: the text has fewer tokens than the bundle asks for.
+#define KDH_ABSTENTION_TOO_SHORT 2
+
+/// In the abstention of kdh_report: the vocabulary cannot spell a larger share of the text than the bundle allows.
+#define KDH_ABSTENTION_UNKNOWN_TOKENS 4
+
+/// In the abstention of kdh_report: the text is not of the kind that the model was made for.
+#define KDH_ABSTENTION_OUT_OF_DISTRIBUTION 8
+
 /// Version of the interface. A program that was compiled with another one must not use the library: compare with
 /// kdh_abi_version() once at start.
 #define KDH_ABI_VERSION 1
@@ -134,6 +143,8 @@ typedef struct kdh_options {
   kdh_log_function log;
   /// Handed to log.
   void *log_user;
+  /// Name of the bundle's operating point to decide at; null: the default one.
+  const char *operating_point;
 } kdh_options;
 
 /// A labeler: immutable, and used by any number of threads. Its value 0 is none.
@@ -156,6 +167,9 @@ typedef struct kdh_report {
   uint32_t unknown_tokens;
   /// Sentences that the model has seen.
   uint32_t sentences;
+  /// Sum of some KDH_ABSTENTION_*: why the model abstains, which gives no label; 0 when it does not. An unknown bit is
+  /// a reason, too.
+  uint32_t abstention;
 } kdh_report;
 
 /// A sentence that carries a label.

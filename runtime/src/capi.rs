@@ -21,7 +21,10 @@ pub use options::{
     LOG_ERROR, LOG_INFO, LogFunction, OPEN_ALLOW_TEST_KEYS, OPEN_ALLOW_UNSIGNED, OVERFLOW_REFUSE, OVERFLOW_TRUNCATE,
     Options,
 };
-pub use report::{Evidence, LabelReport, MAX_EVIDENCE, MAX_LABELS, Report};
+pub use report::{
+    ABSTENTION_OUT_OF_DISTRIBUTION, ABSTENTION_TOO_SHORT, ABSTENTION_UNKNOWN_TOKENS, Evidence, LabelReport,
+    MAX_EVIDENCE, MAX_LABELS, Report,
+};
 pub use scratch::ScratchHandle;
 pub use status::Status;
 
@@ -341,7 +344,9 @@ pub unsafe extern "C" fn kdh_label(
                 for (to, from) in labels.iter_mut().zip(&found.labels) {
                     *to = LabelReport::of(from);
                     // A model that abstains gives no label.
-                    to.given &= u32::from(found.abstention.is_empty());
+                    if !found.abstention.is_empty() {
+                        *to = LabelReport { given: 0, evidence_count: 0, evidence: Default::default(), ..*to };
+                    }
                 }
                 // SAFETY: the caller's promise; it was checked by `zero_out`.
                 unsafe { report.write(Report::of(&found)) };

@@ -45,6 +45,8 @@ pub struct Options {
     pub log: LogFunction,
     /// Handed to `log`.
     pub log_user: *mut c_void,
+    /// Name of the bundle's operating point to decide at; null: the default one.
+    pub operating_point: *const c_char,
 }
 
 /// Is told what happens: `user` is from the options, `level` one of KDH_LOG_*, `message` lives until it returns and never holds
@@ -119,6 +121,7 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
         kernels: core::ptr::null(),
         log: None,
         log_user: core::ptr::null_mut(),
+        operating_point: core::ptr::null(),
     };
     if !options.is_null() {
         aligned(options)?;
@@ -155,6 +158,10 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
     labeler = labeler.trust(trust);
     if given.flags & !(OPEN_ALLOW_UNSIGNED | OPEN_ALLOW_TEST_KEYS) != 0 {
         return Err(fail(Status::Option, &"flags has a bit that is none of KDH_OPEN_*; clear it"));
+    }
+    if !given.operating_point.is_null() {
+        // SAFETY: the caller's promise.
+        labeler = labeler.operating_point(unsafe { string(given.operating_point)? });
     }
     if !given.kernels.is_null() {
         // SAFETY: the caller's promise.

@@ -1,8 +1,19 @@
+use crate::Abstention;
+
 /// Most sentences that a label's evidence names.
 pub const MAX_EVIDENCE: usize = 8;
 
 /// Most labels of a model.
 pub const MAX_LABELS: usize = 64;
+
+/// In the abstention of kdh_report: the text has fewer tokens than the bundle asks for.
+pub const ABSTENTION_TOO_SHORT: u32 = 2;
+
+/// In the abstention of kdh_report: the vocabulary cannot spell a larger share of the text than the bundle allows.
+pub const ABSTENTION_UNKNOWN_TOKENS: u32 = 4;
+
+/// In the abstention of kdh_report: the text is not of the kind that the model was made for.
+pub const ABSTENTION_OUT_OF_DISTRIBUTION: u32 = 8;
 
 /// What a model says of one text; kdh_label_report says it of each label.
 #[repr(C)]
@@ -18,6 +29,9 @@ pub struct Report {
     pub unknown_tokens: u32,
     /// Sentences that the model has seen.
     pub sentences: u32,
+    /// Sum of some KDH_ABSTENTION_*: why the model abstains, which gives no label; 0 when it does not. An unknown bit is
+    /// a reason, too.
+    pub abstention: u32,
 }
 
 /// What a model says of one text about one label.
@@ -54,6 +68,11 @@ pub struct Evidence {
     pub share: f32,
 }
 
+const _: () = assert!(
+    ABSTENTION_TOO_SHORT == Abstention::TOO_SHORT.bits()
+        && ABSTENTION_UNKNOWN_TOKENS == Abstention::UNKNOWN_TOKENS.bits()
+        && ABSTENTION_OUT_OF_DISTRIBUTION == Abstention::OUT_OF_DISTRIBUTION.bits()
+);
 const _: () = assert!(MAX_EVIDENCE == crate::MAX_EVIDENCE && MAX_LABELS == kdh_format::MAX_LABELS);
 
 impl Report {
@@ -66,6 +85,7 @@ impl Report {
             kept_tokens: count(report.kept_tokens),
             unknown_tokens: count(report.unknown_tokens),
             sentences: count(report.sentences),
+            abstention: report.abstention.bits(),
         }
     }
 }

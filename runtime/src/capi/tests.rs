@@ -28,6 +28,7 @@ fn options() -> Options {
         kernels: null(),
         log: None,
         log_user: null_mut(),
+        operating_point: null(),
     }
 }
 
@@ -214,6 +215,8 @@ fn options_are_read_or_refused() {
     for untrusted in [Options { trust: null(), ..options() }, Options { flags: 0, ..options() }] {
         assert_eq!(open_with(BUNDLE, &untrusted), (Status::Untrusted, Handle { id: 0 }));
     }
+    let nowhere = Options { operating_point: c"nowhere".as_ptr(), ..options() };
+    assert_eq!(open_with(BUNDLE, &nowhere), (Status::Bundle, Handle { id: 0 }));
     assert_eq!(open_with(BUNDLE, null()), (Status::Untrusted, Handle { id: 0 }));
     let (status, handle) = open_with(BUNDLE, &Options { trust: null(), flags: OPEN_ALLOW_UNSIGNED, ..options() });
     assert_eq!((status, kdh_close(handle)), (Status::Ok, Status::Ok));
