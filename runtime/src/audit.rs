@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime};
 use kdh_format::{AUDIT_HEADER_LEN, AUDIT_RECORD_LEN, AuditEntry, AuditError, AuditHead, AuditStatus, token_bucket};
 
 use crate::labeler::{LabelError, Labeler};
+use crate::lock::Lock;
 use crate::report::Report;
 
 /// A trail that is being written. One process at a time: it holds a lock.
@@ -41,7 +42,7 @@ pub struct AuditLog {
     repaired: Option<u64>,
     /// A write that failed in the middle of a record.
     broken: bool,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// How much a trail keeps and how sure it is.
@@ -74,13 +75,11 @@ impl AuditLog {
     pub fn open(folder: impl AsRef<Path>, options: AuditOptions) -> Result<Self, TrailError> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(TrailError::Io)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(folder.join("lock"));
-        let lock = lock.map_err(TrailError::Io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(TrailError::Busy),
-            Err(fs::TryLockError::Error(error)) => return Err(TrailError::Io(error)),
-        }
+        let lock = match Lock::new(folder) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(TrailError::Busy),
+            Err(error) => return Err(TrailError::Io(error)),
+        };
         let mut names = names(folder).map_err(TrailError::Io)?;
         let mut dropped = 0;
         // A file that was begun and has no whole header holds nothing.

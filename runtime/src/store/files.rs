@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::file::BundleFile;
+use crate::lock::Lock;
 
 /// The few files of a store. Nothing lasts over a power cut but what was synced: a file's bytes by [`sync`](Self::sync), names
 /// by [`sync_folder`](Self::sync_folder).
@@ -62,8 +63,7 @@ pub trait Files {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Holds the lock.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -74,12 +74,7 @@ impl Folder {
     /// [`io::ErrorKind::WouldBlock`] when another process has it open; otherwise what the system says.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        }
+        Ok(Self { path: path.to_owned(), _lock: Lock::new(path)? })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
