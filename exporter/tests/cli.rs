@@ -82,7 +82,7 @@ fn parity_accepts_and_refuses() {
     let accepted = run(&["parity", &fixture.student(), &data(), "--json"]);
     assert_eq!(accepted.code, 0, "{}", accepted.stderr);
     let result: Value = serde_json::from_str(&accepted.stdout).unwrap();
-    assert_eq!((&result["documents"], &result["decisions"]), (&json!(20), &json!(60)));
+    assert_eq!((&result["documents"], &result["decisions"]), (&json!(38), &json!(114)));
     assert_eq!(result["accepted"], true);
     assert!(result["max_logit_difference"].as_f64().unwrap() > 0.0);
 
