@@ -29,8 +29,8 @@ what the runtime says of that text when it is asked directly. The service's memo
   --json           print the figures as JSON
   -h, --help       this text
 
-*Lost* is a text that its client has given to the service and that has no answer when the client has waited ten times as
-long as texts arrived, sending it again as the service tells it to. *Mixed* is an answer that is not that of its text.
+*Lost* is a text that its client has given to the service, sending it again as the service tells it to, and that has no
+answer when no answer at all has reached the client for a minute. *Mixed* is an answer that is not that of its text.
 
 Exit code 0: nothing lost, nothing mixed, memory flat; 1: not so; 2: bad usage or bundle.
 ";
@@ -39,6 +39,8 @@ Exit code 0: nothing lost, nothing mixed, memory flat; 1: not so; 2: bad usage o
 const CONNECTIONS: usize = 16;
 /// How many times the capacity arrives.
 const OVERLOAD: f64 = 4.0;
+/// A client that has got no answer for so long gets none any more.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Largest growth of the service's memory, in bytes.
 const MAX_GROWTH: u64 = 1 << 20;
 
@@ -287,15 +289,15 @@ fn one_after_the_other(daemon: &Daemon, cases: &Arc<Vec<Case>>, texts: usize) ->
 /// More than it can answer, over many connections, for `duration`; then until all is answered.
 fn overload(daemon: &Daemon, cases: &Arc<Vec<Case>>, rate: f64, duration: Duration) -> Part {
     let interval = Duration::from_secs_f64(CONNECTIONS as f64 / rate.max(1.0));
-    measured(daemon, CONNECTIONS, duration * 10 + Duration::from_secs(30), |index, client, part, done| {
+    measured(daemon, CONNECTIONS, Duration::from_secs(3600), |index, client, part, done| {
         closed_loop(client, cases, &mut Part::default(), 50, |number| number % (cases.len() - 1));
         done();
         let case = |number: u32| (number as usize + 7 * index) % (cases.len() - 1);
         // Behind the numbers of the warm-up.
         let mut number = 1_000_000;
         let start = Instant::now();
-        let mut arrival = start;
-        while part.arriving < duration || client.waiting() > 0 && start.elapsed() < duration * 10 {
+        let (mut arrival, mut answered) = (start, start);
+        while part.arriving < duration || client.waiting() > 0 && answered.elapsed() < PATIENCE {
             while part.arriving < duration && arrival <= Instant::now() {
                 client.submit(number, cases[case(number)].text.clone());
                 number += 1;
@@ -306,6 +308,7 @@ fn overload(daemon: &Daemon, cases: &Arc<Vec<Case>>, rate: f64, duration: Durati
             client.step(
                 arrival.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)),
                 |number, outcome| {
+                    answered = Instant::now();
                     part.record(&cases[case(number)], &outcome);
                 },
             );

@@ -48,7 +48,8 @@ fn the_service() {
     });
     let outcomes: Vec<_> = outcomes.into_iter().flatten().collect();
     check(&texts, &outcomes);
-    assert_eq!(counters.lost_connections, KILLS as u64);
+    // More when the machine is so slow that a client takes the service's silence for its end.
+    assert!(counters.lost_connections >= KILLS as u64, "{}", counters.lost_connections);
     println!("{TEXTS} texts, service killed {KILLS} times: all answered rightly, {} sent", counters.sent);
     assert!(counters.sent > TEXTS as u64, "no text was on its way when the service was killed");
 }
