@@ -1,9 +1,12 @@
 //! What logits mean: calibrated probabilities, the thresholds of an operating point, and when to abstain.
 
-use kdh_format::{Bundle, Calibration, Decisions, Limits, Manifest, Policy};
+use std::collections::TryReserveError;
+
+use kdh_format::{Bundle, Calibration, Decisions, Limits, Manifest, Policy, SectionKind};
 
 pub use abstention::Abstention;
 
+use crate::engine::EngineError;
 use crate::labeler::BuildError;
 use crate::report::sigmoid;
 use out_of_distribution::Detector;
@@ -49,24 +52,30 @@ const MANIFEST_POINT: &str = "manifest";
 impl Decision {
     pub(crate) fn new(bundle: &Bundle<'_>, manifest: &Manifest<'_>) -> Result<Self, BuildError> {
         match bundle.decisions(manifest).transpose().map_err(BuildError::Decisions)? {
-            Some(decisions) => Ok(Self::of_section(&decisions)),
+            Some(decisions) => {
+                let bytes = bundle.section(SectionKind::Decisions).map_or(0, <[u8]>::len);
+                Self::of_section(&decisions).map_err(|_| BuildError::Engine(EngineError::OutOfMemory { bytes }))
+            }
             None => Ok(Self::of_manifest(manifest)),
         }
     }
 
-    fn of_section(decisions: &Decisions<'_>) -> Self {
+    fn of_section(decisions: &Decisions<'_>) -> Result<Self, TryReserveError> {
         let points = decisions.points.iter().map(|point| Point {
             name: point.name.to_owned(),
             policy: point.policy,
             thresholds: point.labels.iter().map(|label| label.threshold).collect(),
         });
-        Self {
-            calibration: decisions.calibration.to_vec(),
+        let mut calibration = Vec::new();
+        calibration.try_reserve_exact(decisions.calibration.len())?;
+        calibration.extend_from_slice(&decisions.calibration);
+        Ok(Self {
+            calibration,
             points: points.collect(),
             limits: Some(decisions.limits),
-            detector: decisions.out_of_distribution.as_ref().map(Detector::new),
+            detector: decisions.out_of_distribution.as_ref().map(Detector::new).transpose()?,
             calibrated: true,
-        }
+        })
     }
 
     fn of_manifest(manifest: &Manifest<'_>) -> Self {

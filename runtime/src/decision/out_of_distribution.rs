@@ -1,3 +1,5 @@
+use std::collections::TryReserveError;
+
 use kdh_format::OutOfDistribution;
 
 /// Scores how strange a text is to the model: virtual-logit matching (ViM, Wang et al. 2022, "ViM: Out-Of-Distribution with
@@ -13,18 +15,24 @@ pub(crate) struct Detector {
 }
 
 impl Detector {
-    pub(crate) fn new(of: &OutOfDistribution<'_>) -> Self {
-        let floats = |bytes: &[u8]| {
+    /// # Errors
+    ///
+    /// When the system does not give the memory.
+    pub(crate) fn new(of: &OutOfDistribution<'_>) -> Result<Self, TryReserveError> {
+        let floats = |bytes: &[u8]| -> Result<Vec<f32>, TryReserveError> {
             let (values, _) = bytes.as_chunks::<4>();
-            values.iter().map(|&value| f32::from_le_bytes(value)).collect()
+            let mut floats = Vec::new();
+            floats.try_reserve_exact(values.len())?;
+            floats.extend(values.iter().map(|&value| f32::from_le_bytes(value)));
+            Ok(floats)
         };
-        Self {
-            mean: floats(of.mean),
-            directions: floats(of.directions),
+        Ok(Self {
+            mean: floats(of.mean)?,
+            directions: floats(of.directions)?,
             residual_weight: of.residual_weight,
             logit_weight: of.logit_weight,
             threshold: of.threshold,
-        }
+        })
     }
 
     pub(crate) fn width(&self) -> usize {
@@ -88,7 +96,8 @@ mod tests {
             residual_weight: 2.0,
             logit_weight: 0.5,
             threshold: 3.0,
-        });
+        })
+        .unwrap();
         assert_eq!(detector.score(&[100.0, -1.5], &[-4.0, 2.0]), Some(2.0));
         assert_eq!(detector.score(&[100.0, 1.5], &[-4.0, -6.0]), Some(5.0));
         assert_eq!(detector.score(&[100.0], &[-4.0]), None);
