@@ -25,7 +25,7 @@ kdh-train baseline --train data/hoc/train.jsonl --labels experiments/hoc-labels.
 experiments/hoc-transfer.py ../shared/data/cei runs/linear-cei.jsonl data/cei-transfer.jsonl 800
 kdh-train baseline --train data/hoc/train.jsonl --labels experiments/hoc-labels.json \
   --transfer data/hoc/dev.jsonl --transfer data/cei-transfer.jsonl --logits runs/linear.jsonl data/hoc/dev.jsonl
-# alpha to temperature: the best of the swarm's first twelve evaluations, experiments/hoc-swarm.toml.
+# alpha to temperature: the best of the swarm's first twelve evaluations, rounded (experiments/hoc-swarm.json).
 kdh-train distill --weights third_party/weights/all-MiniLM-L6-v2 \
   --teacher-logits experiments/hoc-teacher-logits.jsonl --teacher-logits runs/linear.jsonl \
   --transfer data/cei-transfer.jsonl \
