@@ -1,4 +1,4 @@
-use kdh_runtime::{Bundle, Labeler, LabelerOptions};
+use kdh_runtime::{Bundle, Labeler, LabelerOptions, Trust};
 
 use crate::mutate::Mutator;
 use crate::panics;
@@ -25,14 +25,14 @@ pub struct DamageCounts {
     pub panicked: u64,
 }
 
-/// Damages a bundle and opens it as an integrator does. `tick` is called after each.
+/// Damages a bundle and opens it as an integrator does: one that the published demonstration key has signed with trust in
+/// that key, because a damaged signature is none, and another without. `tick` is called after each.
 pub fn damage(bundle: &[u8], damage: Damage, seed: u64, mut tick: impl FnMut()) -> DamageCounts {
     let mut counts = DamageCounts::default();
+    let options = options(bundle);
     let mut open = |bytes: &[u8]| {
-        match panics::watch(|| {
-            Bundle::parse(bytes)
-                .is_ok_and(|bundle| Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()).is_ok())
-        }) {
+        match panics::watch(|| Bundle::parse(bytes).is_ok_and(|bundle| Labeler::from_bundle(&bundle, &options).is_ok()))
+        {
             Ok(false) => counts.refused += 1,
             Ok(true) => counts.taken += 1,
             Err(_) => counts.panicked += 1,
@@ -61,4 +61,12 @@ pub fn damage(bundle: &[u8], damage: Damage, seed: u64, mut tick: impl FnMut()) 
         }
     }
     counts
+}
+
+fn options(bundle: &[u8]) -> LabelerOptions {
+    let trust = Trust::parse(include_str!("../../../examples/keys/demonstration.trust")).map(Trust::allow_test_keys);
+    match (Bundle::parse(bundle), trust) {
+        (Ok(bundle), Ok(trust)) if trust.verify(&bundle).is_ok() => LabelerOptions::new().trust(trust),
+        _ => LabelerOptions::new().allow_unsigned(),
+    }
 }
