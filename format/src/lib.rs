@@ -52,6 +52,7 @@ pub use decisions::{
 pub use golden::{Golden, GoldenCase, GoldenCases, GoldenError, MAX_GOLDEN_CASES, MAX_GOLDEN_TEXT_LEN};
 pub use head::Head;
 pub use heapless;
+pub use hex::Hex;
 #[cfg(feature = "signatures")]
 pub use key::{KeyError, KeyId, KeyRole, MAX_KEY_LABEL_LEN, PublicKey, SecretKey};
 pub use layout::{

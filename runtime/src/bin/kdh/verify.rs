@@ -1,6 +1,7 @@
 //! `kdh verify`.
 
 use anyhow::{anyhow, bail};
+use kdh_runtime::format::Hex;
 use kdh_runtime::{Bundle, BundleFile, Labeler, LabelerOptions, SelfTest, Signer};
 use serde_json::{Value, json};
 
@@ -110,5 +111,5 @@ pub(crate) fn signer_json(signer: &Signer) -> Value {
 
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Hex(bytes).to_string()
 }
