@@ -439,18 +439,25 @@ pub fn tokenizer_card(weights: &Path, architecture: Architecture) -> TokenizerCa
     TokenizerCard { lowercase, cls: cls.into(), sep: sep.into(), unk: "[UNK]".into() }
 }
 
-/// What dev says after an epoch.
-#[derive(Debug, Serialize)]
-struct DevScores {
-    loss: f64,
-    micro_auprc: f64,
-    /// At the threshold that is best on these same documents: an optimistic figure, good only to compare epochs.
-    micro_f1: f64,
-    threshold: f32,
+/// What dev says of a student's logits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DevScores {
+    /// Mean binary cross-entropy over documents and labels.
+    pub loss: f64,
+    /// Area under the micro precision-recall curve.
+    pub micro_auprc: f64,
+    /// At the threshold that is best on these same documents: an optimistic figure, good only to compare students.
+    pub micro_f1: f64,
+    /// That threshold, between 0 and 1.
+    pub threshold: f32,
 }
 
 impl DevScores {
-    fn of(predictions: &Predictions, codes: &[String]) -> Result<Self> {
+    /// Scores of predictions over labelled documents.
+    ///
+    /// # Errors
+    /// When there are none, or their shapes do not fit.
+    pub fn of(predictions: &Predictions, codes: &[String]) -> Result<Self> {
         let labels = codes.len();
         let threshold = choose(&predictions.truth, &predictions.probabilities(), labels, Policy::Global)?[0];
         let codes: Vec<&str> = codes.iter().map(String::as_str).collect();

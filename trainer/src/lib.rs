@@ -6,6 +6,7 @@
 //! Text becomes tokens and sentences through the runtime's own code ([`kdh_runtime::text`]), so a student sees in
 //! training what it will see on the box.
 
+pub mod average;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

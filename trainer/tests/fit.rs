@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::fs;
 
 use kdh_format::student::Head;
+use kdh_trainer::average::average;
 use kdh_trainer::data::{Boundaries, Encoder};
 use kdh_trainer::encoder::Precision;
-use kdh_trainer::fit::FitOptions;
+use kdh_trainer::fit::{DevScores, FitInput, FitOptions, fit};
 use kdh_trainer::model::Classifier;
 use kdh_trainer::predict::Predictions;
 use tch::{Device, Tensor};
-use tiny::{Case, documents, options};
+use tiny::{Case, documents, labels, options};
 
 fn refusal(case: &Case, options: &FitOptions) -> String {
     format!("{:#}", case.run("refused", options, None).unwrap_err())
@@ -170,4 +171,54 @@ fn the_mean_head_trains_without_sentences() {
     let report =
         case.run("mean", &FitOptions { head: Head::Mean, epochs: 30, patience: 30, ..options() }, None).unwrap();
     assert!(report.best_score.unwrap() > 0.9, "{report:?}");
+}
+
+#[test]
+fn students_of_one_trunk_average_into_one_that_is_no_worse() {
+    let case = Case::new();
+    let trunk = case.run("trunk", &FitOptions { epochs: 6, ..options() }, None).unwrap().student;
+    let codes = ["I".to_owned(), "S".to_owned()];
+    let grow = |seed| {
+        let labels = labels();
+        let input = FitInput { weights: &trunk, ..case.input(&labels) };
+        let output = case.output(&format!("branch-{seed}"), None);
+        fit(&input, &FitOptions { seed, epochs: 4, ..options() }, &output, Device::Cpu).unwrap().student
+    };
+    let branches = [grow(5), grow(6), grow(7)];
+    let members: Vec<&std::path::Path> = branches.iter().map(std::path::PathBuf::as_path).collect();
+    let mean = average(&members, Device::Cpu).unwrap();
+
+    let read = |folder: &std::path::Path| {
+        let tensors = Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
+        tensors.into_iter().collect::<HashMap<String, Tensor>>()
+    };
+    let tensors: Vec<_> = members.iter().map(|member| read(member)).collect();
+    let written = case.root.path().join("mean");
+    mean.model.write(&written, &mean.vocabulary, &mean.card).unwrap();
+    for (name, tensor) in read(&written) {
+        let expected = (&tensors[0][&name] + &tensors[1][&name] + &tensors[2][&name]) / 3.0;
+        assert!(tensor.allclose(&expected, 1e-5, 1e-7, false), "{name} is not the mean");
+        assert!(name.ends_with("key.bias") || !tensor.equal(&tensors[0][&name]), "{name}: the branches do not differ");
+    }
+
+    let mut encoder =
+        Encoder::new(&mean.vocabulary, &mean.card.tokenizer, codes.to_vec(), 40, 8, Boundaries::Corpus).unwrap();
+    let unseen = encoder.encode_all(&documents(100, 5000)).unwrap();
+    let loss = |model: &Classifier| {
+        let predictions = Predictions::of(model, &unseen, 8, Precision::F32, Device::Cpu, |_| ());
+        DevScores::of(&predictions, &codes).unwrap().loss
+    };
+    let losses = members.iter().map(|member| loss(&Classifier::read(member, Device::Cpu).unwrap().0));
+    assert!(loss(&mean.model) < losses.fold(0.0, f64::max));
+
+    // What does not belong together is refused by name.
+    let refused = |folder: &std::path::Path| format!("{:#}", average(&[members[0], folder], Device::Cpu).unwrap_err());
+    let card = written.join("kdh.json");
+    let text = fs::read_to_string(&card).unwrap();
+    fs::write(&card, text.replace("\"S\"", "\"T\"")).unwrap();
+    assert!(refused(&written).contains("other labels"), "{}", refused(&written));
+    fs::write(&card, text).unwrap();
+    fs::write(written.join("vocab.txt"), "[PAD]\n").unwrap();
+    assert!(refused(&written).contains("other tokeniser"), "{}", refused(&written));
+    assert!(average(&members[..1], Device::Cpu).is_err());
 }

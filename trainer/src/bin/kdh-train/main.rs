@@ -6,6 +6,7 @@ use std::process::{Command as Process, ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod average;
 mod baseline;
 mod distill;
 mod eval;
@@ -45,6 +46,8 @@ enum Command {
     Fit(Box<fit::Fit>),
     /// Distil one teacher or several into a student.
     Distill(Box<distill::Distill>),
+    /// Make one student of several: the mean of their weights.
+    Average(average::Average),
     #[command(subcommand)]
     Pso(pso::PsoCommand),
     #[command(subcommand)]
@@ -93,6 +96,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Baseline(command) => command.run(),
         Command::Fit(command) => command.run(),
         Command::Distill(command) => command.run(),
+        Command::Average(command) => command.run(),
         Command::Pso(command) => command.run(),
         Command::Experiment(command) => command.run(),
         Command::Predict(command) => command.run(),
