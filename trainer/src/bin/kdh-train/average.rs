@@ -1,5 +1,6 @@
 //! `kdh-train average`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,14 +21,15 @@ use crate::Machine;
 ///
 /// The students must have grown from the same one, such as OUT/imitation/best of one distillation that `distill
 /// --weights … --imitation-epochs 0` went on from with several seeds. The mean is scored on dev beside its members and
-/// their ensemble (mean logits, which the box would pay for as often as there are members); OUT gets the mean whatever
-/// the scores say. Its thresholds are to be chosen: `kdh-train thresholds --student OUT OUT/dev-predictions.jsonl`.
+/// their ensemble (mean logits, which the box would pay for as often as there are members); OUT gets the mean, laid out as
+/// `fit` does, whatever the scores say. Its thresholds are to be chosen: `kdh-train thresholds --student OUT/best
+/// OUT/dev-predictions.jsonl`.
 #[derive(Args)]
 pub(crate) struct Average {
     /// Student folders, as `fit` and `distill` write them to OUT/best.
     #[arg(required = true, num_args = 2..)]
     students: Vec<PathBuf>,
-    /// Folder for the mean; must not exist.
+    /// Folder for the mean: the student folder `best` and `dev-predictions.jsonl`. Must not exist.
     #[arg(long, short)]
     out: PathBuf,
     /// Labelled documents to score on, JSON Lines. None of the students may have been trained on them.
@@ -87,8 +89,9 @@ impl Average {
             .chain([("fit_dev_micro_auprc", scores.micro_auprc)])
             .map(|(name, value)| Metric { name: name.into(), value })
             .collect();
-        mean.model.write(&self.out, &mean.vocabulary, &mean.card)?;
-        of_mean.write(&self.out.join("dev-predictions.jsonl"), &codes).context("cannot write the predictions")?;
+        fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
+        mean.model.write(&self.out.join("best"), &mean.vocabulary, &mean.card)?;
+        of_mean.write(&self.out.join("dev-predictions.jsonl"), &codes)?;
 
         let mut rows = Vec::new();
         for (folder, predictions) in members.iter().zip(&predictions) {
