@@ -10,6 +10,7 @@ use kdh_format::student::Provenance;
 use kdh_runtime::dataset::Document;
 use kdh_trainer::data::{Fold, label_codes, read, read_labels, split};
 use kdh_trainer::fit::{FitInput, FitOutput, LabelName};
+use kdh_trainer::model::read_card;
 
 /// Data, labels and output of a training run.
 #[derive(Args)]
@@ -91,7 +92,7 @@ impl Run {
             provenance: Provenance {
                 data: self.data_name.clone(),
                 data_licence: self.data_licence.clone(),
-                weights: folder_name(&self.weights),
+                weights: origin(&self.weights),
                 weights_licence: self.weights_licence.clone(),
                 command: command.into(),
                 commit: self.commit.clone(),
@@ -113,8 +114,12 @@ impl Run {
     }
 }
 
-fn folder_name(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+/// Name of the pretrained weights: the folder's, or what a student that training goes on from says of its own.
+fn origin(folder: &Path) -> String {
+    match read_card(folder) {
+        Ok(card) => card.provenance.weights,
+        Err(_) => folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+    }
 }
 
 /// A bar over the documents that a teacher is run on, where there is a terminal.
