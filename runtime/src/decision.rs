@@ -81,7 +81,7 @@ impl Decision {
     fn of_manifest(manifest: &Manifest<'_>) -> Self {
         let thresholds = manifest.labels.iter().map(|label| label.threshold).collect();
         Self {
-            calibration: vec![Calibration::Identity; manifest.labels.len()],
+            calibration: manifest.labels.iter().map(|_| Calibration::Identity).collect(),
             points: vec![Point { name: MANIFEST_POINT.to_owned(), policy: Policy::Manifest, thresholds }],
             limits: None,
             detector: None,

@@ -1,10 +1,14 @@
 use core::fmt;
 
+use kdh_format::MAX_LABELS;
+
 pub use self::aggregate::Aggregation;
 
+use crate::decision::OperatingPoint;
 use crate::decision::OutOfDistributionScore;
-use crate::engine::{EngineScratch, Stop};
+use crate::engine::{EngineScratch, ScratchTooSmall, Stop};
 use crate::labeler::{Counts, LabelError, Labeler};
+use crate::list::Memory;
 use crate::report::{Report, evidence};
 use crate::text::is_space;
 use aggregate::{LabelEvidence, column};
@@ -39,11 +43,12 @@ mod window;
 /// # Ok(())
 /// # }
 /// ```
-pub struct DocumentSession<'l, 's> {
+pub struct DocumentSession<'l, 's, 'm> {
     labeler: &'l Labeler,
-    stream: &'s mut Stream,
-    work: &'s mut Work,
+    stream: &'s mut Stream<'m>,
+    work: &'s mut Work<'m>,
     options: DocumentOptions,
+    point: OperatingPoint,
     bytes: usize,
     /// Why there will be no report.
     failed: Option<LabelError>,
@@ -69,10 +74,11 @@ pub struct DocumentReport<'l> {
 pub struct DocumentOptions {
     aggregation: Aggregation,
     overlap_tokens: Option<usize>,
+    point: Option<OperatingPoint>,
 }
 
 impl DocumentOptions {
-    /// [`Aggregation::Head`], and an eighth of a window's tokens as overlap.
+    /// [`Aggregation::Head`], an eighth of a window's tokens as overlap, and the labeler's operating point.
     pub fn new() -> Self {
         Self::default()
     }
@@ -92,20 +98,28 @@ impl DocumentOptions {
         self
     }
 
+    /// Another operating point than the labeler's options say: [`Labeler::operating_point`].
+    #[must_use]
+    pub fn operating_point(mut self, point: OperatingPoint) -> Self {
+        self.point = Some(point);
+        self
+    }
+
     fn overlap(&self, capacity: usize) -> usize {
         self.overlap_tokens.unwrap_or(capacity / 8).min(capacity / 2)
     }
 }
 
-/// Memory for the documents of one thread; [`Labeler::document_scratch`] makes it. It holds the end of the last document until
-/// the next one, or [`zeroize`](Self::zeroize); when it is dropped, it is overwritten with zeros.
-pub struct DocumentScratch {
+/// Memory for the documents of one thread; [`Labeler::document_scratch`] and [`Labeler::document_scratch_in`] make it. It holds
+/// the end of the last document until the next one, or [`zeroize`](Self::zeroize); when it is dropped, it is overwritten with
+/// zeros.
+pub struct DocumentScratch<'m> {
     limits: [usize; 3],
-    stream: Stream,
-    work: Work,
+    stream: Stream<'m>,
+    work: Work<'m>,
 }
 
-impl DocumentScratch {
+impl DocumentScratch<'_> {
     /// Overwrites all that the last document has left.
     pub fn zeroize(&mut self) {
         self.stream.zeroize();
@@ -120,7 +134,7 @@ impl DocumentScratch {
     }
 }
 
-impl Drop for DocumentScratch {
+impl Drop for DocumentScratch<'_> {
     fn drop(&mut self) {
         self.zeroize();
     }
@@ -131,19 +145,24 @@ impl Labeler {
     ///
     /// # Errors
     ///
-    /// [`LabelError::ForeignScratch`] when the scratch is another model's.
-    pub fn document<'l, 's>(
+    /// [`LabelError::ForeignScratch`] when the scratch is another model's, [`LabelError::ForeignPoint`] when the options'
+    /// operating point is.
+    pub fn document<'l, 's, 'm>(
         &'l self,
-        scratch: &'s mut DocumentScratch,
+        scratch: &'s mut DocumentScratch<'m>,
         options: &DocumentOptions,
-    ) -> Result<DocumentSession<'l, 's>, LabelError> {
+    ) -> Result<DocumentSession<'l, 's, 'm>, LabelError> {
         if scratch.limits != self.limits() {
             return Err(LabelError::ForeignScratch);
+        }
+        let point = options.point.unwrap_or(self.point());
+        if !self.has_point(point) {
+            return Err(LabelError::ForeignPoint);
         }
         let DocumentScratch { stream, work, .. } = scratch;
         stream.clear();
         work.clear();
-        Ok(DocumentSession { labeler: self, stream, work, options: *options, bytes: 0, failed: None })
+        Ok(DocumentSession { labeler: self, stream, work, options: *options, point, bytes: 0, failed: None })
     }
 
     /// Labels a text of any length up to 4 GiB that is all there.
@@ -153,7 +172,7 @@ impl Labeler {
     /// [`LabelError`], which holds nothing of the text.
     pub fn label_document(
         &self,
-        scratch: &mut DocumentScratch,
+        scratch: &mut DocumentScratch<'_>,
         options: &DocumentOptions,
         text: &str,
     ) -> Result<DocumentReport<'_>, LabelError> {
@@ -163,30 +182,39 @@ impl Labeler {
     }
 
     /// Memory for one thread's documents.
-    pub fn document_scratch(&self) -> DocumentScratch {
+    pub fn document_scratch(&self) -> DocumentScratch<'static> {
         let limits @ [tokens, sentences, labels] = self.limits();
-        let work = Work {
-            engine: self.engine().scratch(),
-            window: Window::new(tokens, sentences),
-            labels: vec![LabelEvidence::new(); labels],
-            counts: Counts::default(),
-            windows: 0,
-            splits: 0,
-            scores: 0.0,
-        };
-        DocumentScratch { limits, stream: Stream::new(), work }
+        let work = Work::new(self.engine().scratch(), Window::new(tokens, sentences), labels);
+        DocumentScratch { limits, stream: Stream::new(Memory::owned(CAPACITY)), work }
     }
 
-    /// Bytes that [`document_scratch`](Self::document_scratch) allocates: 32 KiB of text, a window, the strongest sentences of
-    /// each label, and what the engine writes to.
+    /// One thread's documents in the caller's memory, wherever that begins. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ScratchTooSmall`] when `memory` is shorter than [`document_memory_required`](Self::document_memory_required).
+    pub fn document_scratch_in<'m>(&self, memory: &'m mut [u8]) -> Result<DocumentScratch<'m>, ScratchTooSmall> {
+        let too_small = ScratchTooSmall { required: self.document_memory_required(), given: memory.len() };
+        if too_small.given < too_small.required {
+            return Err(too_small);
+        }
+        let limits @ [tokens, sentences, labels] = self.limits();
+        let (engine, rest) = self.engine().split_scratch(memory).ok_or(too_small)?;
+        let (window, rest) = Window::new_in(tokens, sentences, rest).ok_or(too_small)?;
+        let bytes = rest.get_mut(..CAPACITY).and_then(Memory::borrowed).ok_or(too_small)?;
+        Ok(DocumentScratch { limits, stream: Stream::new(bytes), work: Work::new(engine, window, labels) })
+    }
+
+    /// Bytes that [`document_scratch`](Self::document_scratch) allocates and
+    /// [`document_scratch_in`](Self::document_scratch_in) asks for: 32 KiB of text, a window, and what the engine writes to.
+    /// The strongest sentences of each label lie in the [`DocumentScratch`] itself.
     pub fn document_memory_required(&self) -> usize {
-        let [tokens, sentences, labels] = self.limits();
-        let window = Window::memory_required(tokens, sentences);
-        CAPACITY + window + labels * size_of::<LabelEvidence>() + self.engine().memory_required()
+        let [tokens, sentences, _] = self.limits();
+        CAPACITY + Window::memory_required(tokens, sentences) + self.engine().memory_required()
     }
 }
 
-impl<'l> DocumentSession<'l, '_> {
+impl<'l> DocumentSession<'l, '_, '_> {
     /// Takes the next bytes of the text, which may end anywhere, also inside a character. Labels what is whole.
     ///
     /// # Errors
@@ -215,11 +243,15 @@ impl<'l> DocumentSession<'l, '_> {
             work.run(labeler)?;
         }
         if work.windows == 0 {
-            let report = labeler.report_of_nothing(labeler.point());
+            let report = labeler.report_of_nothing(self.point);
             return Ok(DocumentReport { report, windows: 0, splits: work.splits, bytes: self.bytes });
         }
         work.finish();
-        let report = if work.windows == 1 { work.report(labeler) } else { work.aggregated(labeler, &self.options) };
+        let report = if work.windows == 1 {
+            work.report(labeler, self.point)
+        } else {
+            work.aggregated(labeler, &self.options, self.point)
+        };
         Ok(DocumentReport { report, windows: work.windows, splits: work.splits, bytes: self.bytes })
     }
 
@@ -246,10 +278,10 @@ impl<'l> DocumentSession<'l, '_> {
 }
 
 /// The window at hand, and what came of those before it.
-struct Work {
-    engine: EngineScratch<'static>,
-    window: Window,
-    labels: Vec<LabelEvidence>,
+struct Work<'m> {
+    engine: EngineScratch<'m>,
+    window: Window<'m>,
+    labels: heapless::Vec<LabelEvidence, MAX_LABELS>,
     counts: Counts,
     windows: usize,
     splits: usize,
@@ -257,7 +289,13 @@ struct Work {
     scores: f32,
 }
 
-impl Work {
+impl<'m> Work<'m> {
+    fn new(engine: EngineScratch<'m>, window: Window<'m>, labels: usize) -> Self {
+        // A manifest has no more labels.
+        let labels = core::iter::repeat_n(LabelEvidence::new(), labels.min(MAX_LABELS)).collect();
+        Self { engine, window, labels, counts: Counts::default(), windows: 0, splits: 0, scores: 0.0 }
+    }
+
     fn clear(&mut self) {
         self.window.clear();
         self.labels.fill(LabelEvidence::new());
@@ -331,15 +369,15 @@ impl Work {
     }
 
     /// The report of the only window.
-    fn report<'l>(&self, labeler: &'l Labeler) -> Report<'l> {
+    fn report<'l>(&self, labeler: &'l Labeler, point: OperatingPoint) -> Report<'l> {
         let logits = self.engine.logits();
         let sentences = self.window.sentences();
         let of_sentences = |label| {
             let column = column(&logits, self.labels.len(), sentences.len(), label);
-            evidence(sentences.iter().zip(column).map(|(sentence, logit)| (sentence.start, sentence.end, logit)))
+            evidence(sentences.clone().zip(column).map(|(sentence, logit)| (sentence.start, sentence.end, logit)))
         };
         let logit = |label| logits.document.get(label).copied().unwrap_or(f32::NAN);
-        labeler.report(self.counts, self.score(labeler), labeler.point(), logit, of_sentences)
+        labeler.report(self.counts, self.score(labeler), point, logit, of_sentences)
     }
 
     /// The mean of the windows' out-of-distribution scores.
@@ -350,23 +388,23 @@ impl Work {
     }
 
     /// The report of several windows.
-    fn aggregated<'l>(&self, labeler: &'l Labeler, options: &DocumentOptions) -> Report<'l> {
+    fn aggregated<'l>(&self, labeler: &'l Labeler, options: &DocumentOptions, point: OperatingPoint) -> Report<'l> {
         let of = |label: usize| self.labels.get(label);
         let logit = |label| of(label).map_or(f32::NAN, |label| label.logit(options.aggregation, labeler.head()));
         let evidence = |label| of(label).map(LabelEvidence::evidence).unwrap_or_default();
-        labeler.report(self.counts, self.score(labeler), labeler.point(), logit, evidence)
+        labeler.report(self.counts, self.score(labeler), point, logit, evidence)
     }
 }
 
 /// Shows nothing of the text.
-impl fmt::Debug for DocumentSession<'_, '_> {
+impl fmt::Debug for DocumentSession<'_, '_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DocumentSession").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
 /// Shows nothing of the last text.
-impl fmt::Debug for DocumentScratch {
+impl fmt::Debug for DocumentScratch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DocumentScratch").finish_non_exhaustive()
     }

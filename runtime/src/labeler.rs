@@ -220,7 +220,7 @@ impl Labeler {
         sentences: impl Iterator<Item = Range<usize>>,
         point: OperatingPoint,
     ) -> Result<Report<'_>, LabelError> {
-        if self.decision.thresholds(point).len() != self.labels.len() {
+        if !self.has_point(point) {
             return Err(LabelError::ForeignPoint);
         }
         match self.encode(scratch, text, sentences, self.options.on_overflow) {
@@ -413,6 +413,11 @@ impl Labeler {
             unknown_tokens,
             sentences,
         }
+    }
+
+    /// Whether the operating point may be this model's.
+    pub(crate) fn has_point(&self, point: OperatingPoint) -> bool {
+        self.decision.thresholds(point).len() == self.labels.len()
     }
 
     /// The operating point of the options.

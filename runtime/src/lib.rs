@@ -70,6 +70,7 @@ mod file;
 pub mod fitting;
 mod kernels;
 mod labeler;
+mod list;
 mod lock;
 #[cfg(feature = "tract")]
 pub mod lower;

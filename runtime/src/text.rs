@@ -7,7 +7,6 @@
 //! Allocation happens in [`Tokenizer::new`] and [`Encoding::new`] and nowhere else; work is linear in the text.
 
 mod encoding;
-mod list;
 mod sentences;
 mod tokenizer;
 mod trie;

@@ -11,7 +11,8 @@ mod tests {
         OutOfDistribution, Policy, SectionKind, heapless,
     };
     use kdh_runtime::{
-        Abstention, BuildError, Bundle, EngineChoice, LabelError, Labeler, LabelerOptions, Overflow, Report,
+        Abstention, BuildError, Bundle, DocumentOptions, EngineChoice, LabelError, Labeler, LabelerOptions, Overflow,
+        Report,
     };
 
     use crate::bundles::TINY;
@@ -108,6 +109,16 @@ mod tests {
         let plain =
             Labeler::from_bundle(&Bundle::parse(TINY).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
         assert_eq!(plain.label_at(&mut plain.scratch(), TEXT, none), Err(LabelError::ForeignPoint));
+        // And of a text in windows.
+        let (long, at_none) = (TEXT.repeat(20), DocumentOptions::new().operating_point(none));
+        let label_long = |labeler: &Labeler, options: &DocumentOptions| {
+            let found = labeler.label_document(&mut labeler.document_scratch(), options, &long)?;
+            assert!(found.windows > 1);
+            Ok((found.report.operating_point.to_owned(), found.report.positive().count()))
+        };
+        assert_eq!(label_long(&labeler, &DocumentOptions::new()), Ok(("all".to_owned(), 3)));
+        assert_eq!(label_long(&labeler, &at_none), Ok(("none".to_owned(), 0)));
+        assert_eq!(label_long(&plain, &at_none), Err(LabelError::ForeignPoint));
     }
 
     /// Verifies: R-051

@@ -207,6 +207,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn labels_in_memory_of_the_caller() {
+        let (labeler, text) = (labeler(), NOTE.repeat(20));
+        let required = labeler.document_memory_required();
+        let expected = whole(&labeler, &DocumentOptions::new(), &text);
+        assert!(expected.windows > 8);
+        // Wherever the memory begins, and whatever lies in it; not one byte more is written.
+        let mut memory = vec![0xff; required + 66];
+        for start in 0..=65 {
+            let (memory, behind) = memory[start..].split_at_mut(required);
+            memory.fill(start as u8 ^ 0xff);
+            let mut scratch = labeler.document_scratch_in(memory).unwrap();
+            let found = labeler.label_document(&mut scratch, &DocumentOptions::new(), &text).unwrap();
+            assert_eq!(found, expected, "{start}");
+            drop(scratch);
+            assert!(behind.iter().all(|&byte| byte == 0xff));
+        }
+        for given in [0, 1, required / 2, required - 1] {
+            let error = labeler.document_scratch_in(&mut memory[..given]).unwrap_err();
+            assert_eq!((error.required, error.given), (required, given));
+        }
+    }
+
     /// Verifies: R-009
     #[test]
     fn refuses_what_is_no_text() {

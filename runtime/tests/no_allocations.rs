@@ -111,8 +111,10 @@ fn documents_allocate_nothing() {
     let before = (BYTES.get(), ALLOCATIONS.get());
     let mut scratch = labeler.document_scratch();
     assert_eq!(BYTES.get() - before.0, labeler.document_memory_required());
+    assert!(ALLOCATIONS.get() > before.1);
+    let mut memory = vec![0; labeler.document_memory_required()];
     let made = ALLOCATIONS.get();
-    assert!(made > before.1);
+    let mut in_memory = labeler.document_scratch_in(&mut memory).unwrap();
     let (mut windows, mut splits, mut dropped) = ([0; 4], 0, 0);
     for (text, windows) in texts.iter().zip(&mut windows) {
         let mut document = labeler.document(&mut scratch, &DocumentOptions::new()).unwrap();
@@ -123,6 +125,8 @@ fn documents_allocate_nothing() {
         dropped += found.report.dropped_tokens();
         assert_eq!(found.report.abstention == Abstention::EMPTY, text.is_empty());
     }
+    let found = labeler.label_document(&mut in_memory, &DocumentOptions::new(), &texts[1]).unwrap();
+    assert_eq!((found.windows, found.report.dropped_tokens()), (windows[1], 0));
     assert_eq!(ALLOCATIONS.get(), made);
     assert!(windows[0] > 4 && windows[1] > 4 && windows[2..] == [0, 1] && splits > 4 && dropped == 0, "{windows:?}");
 }

@@ -1,8 +1,7 @@
 use core::ops::Range;
 
-use zeroize::Zeroize;
-
 use crate::labeler::LabelError;
+use crate::list::{List, Memory};
 use crate::text::{Sentences, is_space, is_undecided};
 
 /// Longest sentence, in bytes; a longer one is split.
@@ -18,8 +17,8 @@ const LOOK_AHEAD: usize = 256;
 /// Makes sentences of bytes that come in pieces.
 ///
 /// It looks for sentences only when it is full and at the end of the text, so they depend on the text and not on its pieces.
-pub(super) struct Stream {
-    bytes: Vec<u8>,
+pub(super) struct Stream<'m> {
+    bytes: List<'m, u8>,
     /// Where in the text the bytes begin.
     offset: usize,
     /// Bytes of the line that are in front of them.
@@ -35,9 +34,10 @@ pub(super) struct Piece<'t> {
     pub(super) split: bool,
 }
 
-impl Stream {
-    pub(super) fn new() -> Self {
-        Self { bytes: Vec::with_capacity(CAPACITY), offset: 0, line_before: 0 }
+impl<'m> Stream<'m> {
+    /// In memory of [`CAPACITY`] bytes.
+    pub(super) fn new(memory: Memory<'m, u8>) -> Self {
+        Self { bytes: List::new(memory), offset: 0, line_before: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -54,13 +54,11 @@ impl Stream {
 
     /// Takes bytes until it is full, and says how many.
     pub(super) fn fill(&mut self, chunk: &[u8]) -> usize {
-        let taken = chunk.len().min(CAPACITY - self.bytes.len());
-        self.bytes.extend_from_slice(&chunk[..taken]);
-        taken
+        self.bytes.extend(chunk)
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() == CAPACITY
+        self.bytes.is_full()
     }
 
     /// Hands out and forgets the sentences that are certain: all of them when the text ends here.
@@ -95,7 +93,7 @@ impl Stream {
             let piece = text[range.start..sentences.position()].trim_end_matches(is_space);
             visit(Piece { text: piece, offset: self.offset + range.start, split: split.is_some() })?;
         };
-        self.bytes.drain(..used);
+        self.bytes.remove(0..used);
         self.offset += used;
         self.line_before = line_before;
         Ok(())
@@ -120,7 +118,7 @@ mod tests {
 
     /// The sentences of a text that comes in chunks of these lengths, over and over.
     fn pieces(text: &[u8], lengths: &[usize]) -> Result<Vec<(Range<usize>, bool)>, LabelError> {
-        let mut stream = Stream::new();
+        let mut stream = Stream::new(Memory::owned(CAPACITY));
         let mut found = Vec::new();
         let mut visit = |piece: Piece<'_>| {
             assert!(!piece.text.is_empty() && text[piece.offset..].starts_with(piece.text.as_bytes()));

@@ -1,16 +1,16 @@
 use core::ops::{ControlFlow, Range};
 
-use zeroize::Zeroize;
-
+use crate::list::{List, Memory};
 use crate::text::{Token, Tokenizer, is_space};
 
 /// The tokens of whole sentences, as many as the model takes.
-pub(super) struct Window {
+pub(super) struct Window<'m> {
     max_tokens: usize,
     max_sentences: usize,
-    ids: Vec<u32>,
-    sentence_ids: Vec<i32>,
-    sentences: Vec<WindowSentence>,
+    ids: List<'m, u32>,
+    sentence_ids: List<'m, i32>,
+    /// Start, end and tokens of each.
+    sentences: List<'m, [u32; 3]>,
     /// Sentences at the begin that a window before has counted.
     counted: usize,
     /// Sentences at the begin that a window before has seen.
@@ -31,17 +31,41 @@ pub(super) struct WindowSentence {
 /// The two special tokens.
 const SPECIAL: usize = 2;
 
-impl Window {
+impl<'m> Window<'m> {
     /// Room for what the model takes.
     pub(super) fn new(max_tokens: usize, max_sentences: usize) -> Self {
-        let max_tokens = max_tokens.max(SPECIAL + 1);
-        let max_sentences = max_sentences.clamp(1, max_tokens);
+        let [tokens, sentences] = rooms(max_tokens, max_sentences);
+        let (ids, sentence_ids) = (Memory::owned(tokens), Memory::owned(tokens));
+        Self::of([tokens, sentences], ids, sentence_ids, Memory::owned(sentences))
+    }
+
+    /// As [`new`](Self::new), in memory of the caller's, and the bytes behind it; `None` when it is smaller than
+    /// [`memory_required`](Self::memory_required), or does not begin at a multiple of 4.
+    pub(super) fn new_in(
+        max_tokens: usize,
+        max_sentences: usize,
+        memory: &'m mut [u8],
+    ) -> Option<(Self, &'m mut [u8])> {
+        let [tokens, sentences] = rooms(max_tokens, max_sentences);
+        let (ids, memory) = memory.split_at_mut_checked(4 * tokens)?;
+        let (sentence_ids, memory) = memory.split_at_mut_checked(4 * tokens)?;
+        let (of_sentences, rest) = memory.split_at_mut_checked(size_of::<[u32; 3]>() * sentences)?;
+        let (ids, sentence_ids) = (Memory::borrowed(ids)?, Memory::borrowed(sentence_ids)?);
+        Some((Self::of([tokens, sentences], ids, sentence_ids, Memory::borrowed(of_sentences)?), rest))
+    }
+
+    fn of(
+        [max_tokens, max_sentences]: [usize; 2],
+        ids: Memory<'m, u32>,
+        sentence_ids: Memory<'m, i32>,
+        sentences: Memory<'m, [u32; 3]>,
+    ) -> Self {
         Self {
             max_tokens,
             max_sentences,
-            ids: Vec::with_capacity(max_tokens),
-            sentence_ids: Vec::with_capacity(max_tokens),
-            sentences: Vec::with_capacity(max_sentences),
+            ids: List::new(ids),
+            sentence_ids: List::new(sentence_ids),
+            sentences: List::new(sentences),
             counted: 0,
             seen: 0,
         }
@@ -49,8 +73,8 @@ impl Window {
 
     /// Bytes that [`new`](Self::new) allocates.
     pub(super) fn memory_required(max_tokens: usize, max_sentences: usize) -> usize {
-        let max_tokens = max_tokens.max(SPECIAL + 1);
-        8 * max_tokens + size_of::<WindowSentence>() * max_sentences.clamp(1, max_tokens)
+        let [tokens, sentences] = rooms(max_tokens, max_sentences);
+        8 * tokens + size_of::<[u32; 3]>() * sentences
     }
 
     pub(super) fn clear(&mut self) {
@@ -65,6 +89,7 @@ impl Window {
     pub(super) fn zeroize(&mut self) {
         self.ids.zeroize();
         self.sentence_ids.zeroize();
+        self.sentences.zeroize();
         self.clear();
     }
 
@@ -102,7 +127,7 @@ impl Window {
         if counts.kept > 0 {
             let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
             let (start, end) = (place(offset), place(offset.saturating_add(text.len())));
-            self.sentences.push(WindowSentence { start, end, tokens: counts.kept as u32 });
+            self.sentences.push([start, end, counts.kept as u32]);
         }
         counts
     }
@@ -115,8 +140,8 @@ impl Window {
         (&self.ids, &self.sentence_ids)
     }
 
-    pub(super) fn sentences(&self) -> &[WindowSentence] {
-        &self.sentences
+    pub(super) fn sentences(&self) -> impl DoubleEndedIterator<Item = WindowSentence> + ExactSizeIterator + Clone {
+        self.sentences.iter().map(|&[start, end, tokens]| WindowSentence { start, end, tokens })
     }
 
     /// Goes on to the next window, which begins with the last sentences of this one: as many as have `overlap` tokens at
@@ -127,7 +152,7 @@ impl Window {
     pub(super) fn slide(&mut self, overlap: usize, needed: usize, count: impl FnMut(usize, WindowSentence)) {
         let room = overlap.min(self.capacity().saturating_sub(needed));
         let mut kept_tokens = 0;
-        let last = self.sentences.iter().rev().take(self.max_sentences - 1);
+        let last = self.sentences().rev().take(self.max_sentences - 1);
         let kept = last
             .take_while(|sentence| {
                 kept_tokens += sentence.tokens as usize;
@@ -135,27 +160,26 @@ impl Window {
             })
             .count();
         let first = self.sentences.len() - kept;
-        let of =
-            |sentences: &[WindowSentence]| sentences.iter().map(|sentence| sentence.tokens as usize).sum::<usize>();
-        let (before, shared) = self.sentences.split_at(first);
-        let (dropped, all) = (of(before), of(shared));
+        let of = |tokens: u32| tokens as usize;
+        let dropped: usize = self.sentences().take(first).map(|sentence| of(sentence.tokens)).sum();
+        let all: usize = self.sentences().skip(first).map(|sentence| of(sentence.tokens)).sum();
         // Tokens in front of a sentence in the next window, and behind it in this one.
         let mut front = 0;
-        let here = shared.iter().take_while(|sentence| {
-            let behind = all - front - sentence.tokens as usize;
+        let here = self.sentences().skip(first).take_while(|sentence| {
+            let behind = all - front - of(sentence.tokens);
             let more = behind >= front;
-            front += sentence.tokens as usize;
+            front += of(sentence.tokens);
             more
         });
         let counted = first + here.count();
         self.count(counted, count);
 
-        self.sentences.drain(..first);
+        self.sentences.remove(0..first);
         self.counted = counted - first;
         self.seen = kept;
         // Behind the start token, and without the end token.
-        self.ids.drain(1..(1 + dropped).min(self.ids.len()));
-        self.sentence_ids.drain(1..(1 + dropped).min(self.sentence_ids.len()));
+        self.ids.remove(1..1 + dropped);
+        self.sentence_ids.remove(1..1 + dropped);
         self.ids.truncate(1 + all);
         self.sentence_ids.truncate(1 + all);
         self.sentence_ids.iter_mut().skip(1).for_each(|id| *id -= first as i32);
@@ -167,8 +191,8 @@ impl Window {
     }
 
     fn count(&mut self, end: usize, mut count: impl FnMut(usize, WindowSentence)) {
-        let sentences = self.sentences.iter().enumerate().take(end).skip(self.counted);
-        sentences.for_each(|(index, sentence)| count(index, *sentence));
+        let sentences = self.sentences().enumerate().take(end).skip(self.counted);
+        sentences.for_each(|(index, sentence)| count(index, sentence));
     }
 
     /// Begins with the start token.
@@ -182,6 +206,12 @@ impl Window {
     fn tokens(&self) -> usize {
         self.ids.len().saturating_sub(1)
     }
+}
+
+/// Most tokens and sentences of a window.
+fn rooms(max_tokens: usize, max_sentences: usize) -> [usize; 2] {
+    let max_tokens = max_tokens.max(SPECIAL + 1);
+    [max_tokens, max_sentences.clamp(1, max_tokens)]
 }
 
 /// Tokens of a sentence.

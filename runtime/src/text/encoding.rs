@@ -2,7 +2,7 @@ use core::fmt;
 use core::ops::{ControlFlow, Range};
 
 use super::Tokenizer;
-use super::list::{List, Memory};
+use crate::list::{List, Memory};
 
 /// What the encoder takes of one text: token ids and the sentence of each token.
 ///

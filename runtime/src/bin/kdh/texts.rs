@@ -89,7 +89,7 @@ pub(crate) struct TextLabeler<'l> {
 }
 
 enum Memory {
-    Windows(DocumentScratch),
+    Windows(Box<DocumentScratch<'static>>),
     Begin(Scratch<'static>),
 }
 
@@ -106,7 +106,7 @@ impl<'l> TextLabeler<'l> {
     pub(crate) fn new(labeler: &'l Labeler, args: &TextArgs) -> Self {
         let windows = args.windows();
         let scratch = match windows {
-            Some(_) => Memory::Windows(labeler.document_scratch()),
+            Some(_) => Memory::Windows(Box::new(labeler.document_scratch())),
             None => Memory::Begin(labeler.scratch()),
         };
         Self { labeler, scratch, windows }
