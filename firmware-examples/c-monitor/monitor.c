@@ -10,7 +10,8 @@
 
 #include <kdh.h>
 
-/* Longest note, in bytes. A longer one is refused as a whole: half a note could lack the half that matters. */
+/* Longest note, in bytes. A longer one is refused as a whole: half a note could lack the half that matters. kdh labels all of one
+ * that is shorter, in windows if it must be; how long that may take bounds MAX_NOTE, or `options.deadline_ms`. */
 enum { MAX_NOTE = 64 * 1024 };
 
 /* `kdh_scratch_size()` of the model that this device ships. Checked at start. */
@@ -80,8 +81,8 @@ static void show(kdh_labeler labeler, kdh_scratch *scratch, unsigned long number
         printf("\t%s\t%.3f\tbytes %u..%u\n", codes[label], (double)labels[label].probability, why->start, why->end);
       }
     }
-    if (report.kept_tokens < report.text_tokens) {
-      printf("\tthe model has seen %u of %u tokens\n", report.kept_tokens, report.text_tokens);
+    if (report.windows > 1) {
+      printf("\t%u tokens in %u windows\n", report.text_tokens, report.windows);
     }
   }
   printf("end\n");

@@ -8,6 +8,9 @@
  *     kdh_scratch_init(labeler, memory, size, &scratch);     one for each thread
  *     kdh_label(labeler, scratch, text, text_size, &report, labels, KDH_MAX_LABELS);
  *
+ * A text of any length up to max_text_size of the options is labelled whole, if it must be in windows; report.windows says how
+ * many, and report.kept_tokens is report.text_tokens when nothing was cut.
+ *
  * Every kdh_status but KDH_STATUS_OK is a failure, which kdh_last_error() explains. No message holds any of a text.
  * All functions may be called by any thread at any time. No panic and no exception leaves the library.
  *
@@ -23,11 +26,15 @@
 /// Most labelers that are open at a time.
 #define KDH_MAX_LABELERS 64
 
-/// In kdh_options: the model sees the first tokens of a text that is too long, and the report says so.
-#define KDH_OVERFLOW_TRUNCATE 0
+/// In kdh_options: a text of more tokens than the model takes goes through it in windows of whole sentences, so that nothing is
+/// cut. The time that it takes grows with the text: see max_text_size and deadline_ms.
+#define KDH_OVERFLOW_WINDOW 0
 
 /// In kdh_options: a text of more tokens than the model takes is KDH_STATUS_TOO_MANY_TOKENS.
 #define KDH_OVERFLOW_REFUSE 1
+
+/// In kdh_options: the model sees the first tokens of a text that is too long, and the report says so.
+#define KDH_OVERFLOW_TRUNCATE 2
 
 /// In the flags of kdh_options: takes bundles that nobody trusted has signed. Whoever can write the file then chooses the
 /// model: for development.
@@ -59,7 +66,7 @@
 
 /// Version of the interface. A program that was compiled with another one must not use the library: compare with
 /// kdh_abi_version() once at start.
-#define KDH_ABI_VERSION 1
+#define KDH_ABI_VERSION 2
 
 /// Bytes that the code, the name in words and the zero byte behind it take at most, each.
 #define KDH_MAX_NAME 129
@@ -84,9 +91,9 @@ typedef enum kdh_status {
   KDH_STATUS_BUSY = 4,
   /// Memory that the caller gave is too small.
   KDH_STATUS_TOO_SMALL = 5,
-  /// An option has a value that this library does not know.
+  /// An option has a value that this library does not know, or the bundle has no operating point of the name.
   KDH_STATUS_OPTION = 6,
-  /// An index is not below the number of labels.
+  /// An index is not below the number of labels, or of operating points.
   KDH_STATUS_INDEX = 7,
   /// The file cannot be opened.
   KDH_STATUS_OPEN = 8,
@@ -102,7 +109,7 @@ typedef enum kdh_status {
   KDH_STATUS_TEXT_TOO_LONG = 13,
   /// The text has more tokens than the model takes, and the options say KDH_OVERFLOW_REFUSE.
   KDH_STATUS_TOO_MANY_TOKENS = 14,
-  /// The scratch was made for another model.
+  /// The scratch was made for another model, or for a labeler that treats texts that are too long in another way.
   KDH_STATUS_FOREIGN_SCRATCH = 15,
   /// The model failed on the text.
   KDH_STATUS_ENGINE = 16,
@@ -143,7 +150,7 @@ typedef struct kdh_options {
   kdh_log_function log;
   /// Handed to log.
   void *log_user;
-  /// Name of the bundle's operating point to decide at; null: the default one.
+  /// Name of the bundle's operating point that kdh_label() decides at; null: the default one.
   const char *operating_point;
 } kdh_options;
 
@@ -161,15 +168,20 @@ typedef struct kdh_report {
   uint32_t labels;
   /// Tokens of the whole text, without the special ones.
   uint32_t text_tokens;
-  /// Tokens of the text that the model has seen, the first ones: fewer than text_tokens when the text was truncated.
+  /// Tokens of the text that the model has seen: all of them unless the text was truncated, otherwise the first ones.
   uint32_t kept_tokens;
   /// Tokens of the whole text that stand for words that the vocabulary cannot spell.
   uint32_t unknown_tokens;
-  /// Sentences that the model has seen.
+  /// Sentences that the model has seen; a part of one that was split counts as one.
   uint32_t sentences;
   /// Sum of some KDH_ABSTENTION_*: why the model abstains, which gives no label; 0 when it does not. An unknown bit is
   /// a reason, too.
   uint32_t abstention;
+  /// Runs of the model: more than 1 when the text went through it in windows.
+  uint32_t windows;
+  /// Places where a sentence that is longer than a window was split. Nothing is lost there, but the model saw the parts
+  /// apart from each other.
+  uint32_t splits;
 } kdh_report;
 
 /// A sentence that carries a label.
@@ -274,6 +286,17 @@ enum kdh_status kdh_label_code(struct kdh_labeler labeler, size_t index, char *c
 /// The caller promises: name has capacity writable bytes.
 enum kdh_status kdh_label_name(struct kdh_labeler labeler, size_t index, char *name, size_t capacity);
 
+/// Number of operating points of the bundle, at least 1. The first is the default one; 0 when the labeler is not open.
+size_t kdh_operating_point_count(struct kdh_labeler labeler);
+
+/// As kdh_label_code(), the name of operating point index, such as "recall-0.9"; KDH_MAX_NAME bytes always do.
+///
+/// The caller promises: name has capacity writable bytes.
+enum kdh_status kdh_operating_point_name(struct kdh_labeler labeler,
+                                         size_t index,
+                                         char *name,
+                                         size_t capacity);
+
 /// As kdh_label_code(), the name of the kernels that were chosen for this processor, such as "neon-dotprod".
 ///
 /// The caller promises: kernels has capacity writable bytes.
@@ -300,7 +323,8 @@ enum kdh_status kdh_scratch_init(struct kdh_labeler labeler,
 /// The caller promises: scratch is null, or points to memory that is still there.
 enum kdh_status kdh_scratch_release(struct kdh_scratch *scratch);
 
-/// Labels a text: UTF-8 of text_size bytes, with or without a zero byte behind them.
+/// Labels a text: UTF-8 of text_size bytes, with or without a zero byte behind them. on_overflow of the options says what
+/// happens to one of more tokens than the model takes.
 ///
 /// Writes *report and one kdh_label_report for each label, kdh_label_count() in all, to labels, which has room for
 /// labels_capacity. On failure they are zeros, as far as they are not null. Allocates nothing, locks nothing and makes no
@@ -316,11 +340,25 @@ enum kdh_status kdh_label(struct kdh_labeler labeler,
                           struct kdh_label_report *labels,
                           size_t labels_capacity);
 
+/// As kdh_label(), at the operating point of this name; null is the one of the options.
+///
+/// KDH_STATUS_OPTION when the bundle has no such point.
+///
+/// The caller promises: As kdh_label(); operating_point is null or a string.
+enum kdh_status kdh_label_at(struct kdh_labeler labeler,
+                             struct kdh_scratch *scratch,
+                             const char *operating_point,
+                             const char *text,
+                             size_t text_size,
+                             struct kdh_report *report,
+                             struct kdh_label_report *labels,
+                             size_t labels_capacity);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
 
-/* Options that change nothing. */
+/* Options that change nothing: nobody's bundles are taken, and texts of any length go through the model in windows. */
 static inline kdh_options kdh_default_options(void) {
   kdh_options options;
   memset(&options, 0, sizeof options);

@@ -14,12 +14,12 @@ use handles::Entry;
 use pointers::{copy_out, slice, text, zero_out};
 
 use crate::engine::Stop;
-use crate::{BuildError, Bundle, BundleFile, LabelError, Labeler};
+use crate::{BuildError, Bundle, BundleFile, LabelError, Labeler, OperatingPoint};
 
 pub use handles::{Handle, MAX_LABELERS};
 pub use options::{
     LOG_ERROR, LOG_INFO, LogFunction, OPEN_ALLOW_TEST_KEYS, OPEN_ALLOW_UNSIGNED, OVERFLOW_REFUSE, OVERFLOW_TRUNCATE,
-    Options,
+    OVERFLOW_WINDOW, Options,
 };
 pub use report::{
     ABSTENTION_OUT_OF_DISTRIBUTION, ABSTENTION_TOO_SHORT, ABSTENTION_UNKNOWN_TOKENS, Evidence, LabelReport,
@@ -40,7 +40,7 @@ mod tests;
 
 /// Version of the interface. A program that was compiled with another one must not use the library: compare with
 /// kdh_abi_version() once at start.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Bytes that the code, the name in words and the zero byte behind it take at most, each.
 pub const MAX_NAME: usize = 129;
@@ -143,13 +143,15 @@ fn open(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, options: &options::Read) -> R
         fail(if matches!(error, BuildError::Untrusted(_)) { Status::Untrusted } else { Status::Bundle }, &error)
     };
     let labeler = Labeler::from_shared(bytes.clone(), &options.labeler).map_err(failed)?;
-    let (labels, memory) = (labeler.codes().len(), scratch::size(&labeler));
-    options.log.info(format_args!(
+    let &options::Read { windows, max_text_size, deadline, log, .. } = options;
+    let entry = Entry { labeler, bytes, windows, max_text_size, deadline, log };
+    let (labels, memory) = (entry.labeler.codes().len(), scratch::size(&entry));
+    log.info(format_args!(
         "opened: {labels} labels, {} with {}, {memory} bytes of scratch for each thread",
-        labeler.engine().name(),
-        labeler.engine().kernels().join(" "),
+        entry.labeler.engine().name(),
+        entry.labeler.engine().kernels().join(" "),
     ));
-    handles::insert(Entry { labeler, bytes, deadline: options.deadline, log: options.log })
+    handles::insert(entry)
         .ok_or_else(|| fail(Status::Busy, &"as many labelers are open as there can be (KDH_MAX_LABELERS); close one"))
 }
 
@@ -198,7 +200,7 @@ pub extern "C" fn kdh_label_count(labeler: Handle) -> usize {
 /// Bytes of memory that kdh_scratch_init() needs for each thread; 0 when the labeler is not open.
 #[unsafe(no_mangle)]
 pub extern "C" fn kdh_scratch_size(labeler: Handle) -> usize {
-    of_labeler(labeler, |entry| scratch::size(&entry.labeler))
+    of_labeler(labeler, scratch::size)
 }
 
 fn of_labeler(labeler: Handle, value: impl FnOnce(&Entry) -> usize) -> usize {
@@ -234,6 +236,33 @@ pub unsafe extern "C" fn kdh_label_code(labeler: Handle, index: usize, code: *mu
 pub unsafe extern "C" fn kdh_label_name(labeler: Handle, index: usize, name: *mut c_char, capacity: usize) -> Status {
     // SAFETY: the caller's promise.
     guard(|| handles::with(labeler, |entry| unsafe { copy_out(entry.labeler.names().nth(index), name, capacity) }))
+}
+
+/// Number of operating points of the bundle, at least 1. The first is the default one; 0 when the labeler is not open.
+#[unsafe(no_mangle)]
+pub extern "C" fn kdh_operating_point_count(labeler: Handle) -> usize {
+    of_labeler(labeler, |entry| entry.labeler.operating_points().len())
+}
+
+/// As kdh_label_code(), the name of operating point `index`, such as "recall-0.9"; KDH_MAX_NAME bytes always do.
+///
+/// # Safety
+///
+/// `name` has `capacity` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kdh_operating_point_name(
+    labeler: Handle,
+    index: usize,
+    name: *mut c_char,
+    capacity: usize,
+) -> Status {
+    guard(|| {
+        handles::with(labeler, |entry| {
+            let found = entry.labeler.operating_points().nth(index).map(|(name, _)| name);
+            // SAFETY: the caller's promise.
+            unsafe { copy_out(found, name, capacity) }
+        })
+    })
 }
 
 /// As kdh_label_code(), the name of the kernels that were chosen for this processor, such as "neon-dotprod".
@@ -275,7 +304,7 @@ pub unsafe extern "C" fn kdh_scratch_init(
         unsafe { zero_out(scratch)? };
         handles::with(labeler, |entry| {
             // SAFETY: the caller's promise; `scratch` was checked by `zero_out`.
-            unsafe { scratch.write(scratch::init(&entry.labeler, memory.cast(), size)?) };
+            unsafe { scratch.write(scratch::init(entry, memory.cast(), size)?) };
             Ok(())
         })
     })
@@ -299,7 +328,8 @@ pub unsafe extern "C" fn kdh_scratch_release(scratch: *mut ScratchHandle) -> Sta
     })
 }
 
-/// Labels a text: UTF-8 of `text_size` bytes, with or without a zero byte behind them.
+/// Labels a text: UTF-8 of `text_size` bytes, with or without a zero byte behind them. on_overflow of the options says what
+/// happens to one of more tokens than the model takes.
 ///
 /// Writes `*report` and one kdh_label_report for each label, kdh_label_count() in all, to `labels`, which has room for
 /// `labels_capacity`. On failure they are zeros, as far as they are not null. Allocates nothing, locks nothing and makes no
@@ -313,6 +343,28 @@ pub unsafe extern "C" fn kdh_scratch_release(scratch: *mut ScratchHandle) -> Sta
 pub unsafe extern "C" fn kdh_label(
     labeler: Handle,
     scratch: *mut ScratchHandle,
+    text: *const c_char,
+    text_size: usize,
+    report: *mut Report,
+    labels: *mut LabelReport,
+    labels_capacity: usize,
+) -> Status {
+    // SAFETY: the caller's promise.
+    unsafe { kdh_label_at(labeler, scratch, core::ptr::null(), text, text_size, report, labels, labels_capacity) }
+}
+
+/// As kdh_label(), at the operating point of this name; null is the one of the options.
+///
+/// KDH_STATUS_OPTION when the bundle has no such point.
+///
+/// # Safety
+///
+/// As kdh_label(); `operating_point` is null or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kdh_label_at(
+    labeler: Handle,
+    scratch: *mut ScratchHandle,
+    operating_point: *const c_char,
     text: *const c_char,
     text_size: usize,
     report: *mut Report,
@@ -335,9 +387,12 @@ pub unsafe extern "C" fn kdh_label(
                         &"`labels` has less room than kdh_label_count() says; give more",
                     ));
                 }
+                // SAFETY: the caller's promise.
+                let point = unsafe { point(entry, operating_point)? };
                 let stop = entry.deadline.map(|deadline| Stop::new().deadline(Instant::now() + deadline));
-                scratch.set_stop(stop.unwrap_or_default());
-                let found = entry.labeler.label(&mut scratch, text).map_err(|error| fail(of_label(&error), &error))?;
+                let found = scratch.label(entry, text, point, stop.unwrap_or_default());
+                let scratch::Found { report: found, windows, splits } =
+                    found.map_err(|error| fail(of_label(&error), &error))?;
                 if found.abstention.contains(crate::Abstention::EMPTY) {
                     return Err(fail(of_label(&LabelError::NoTokens), &LabelError::NoTokens));
                 }
@@ -349,12 +404,26 @@ pub unsafe extern "C" fn kdh_label(
                     }
                 }
                 // SAFETY: the caller's promise; it was checked by `zero_out`.
-                unsafe { report.write(Report::of(&found)) };
+                unsafe { report.write(Report::of(&found, windows, splits)) };
                 Ok(())
             };
             run().inspect_err(|failure| entry.log.failure(failure))
         })
     })
+}
+
+/// The operating point of a name.
+///
+/// # Safety
+///
+/// `name` is null or a string.
+unsafe fn point(entry: &Entry, name: *const c_char) -> Result<OperatingPoint, Failure> {
+    if name.is_null() {
+        return Ok(entry.labeler.point());
+    }
+    // SAFETY: the caller's promise.
+    let point = entry.labeler.operating_point(unsafe { pointers::string(name)? });
+    point.ok_or_else(|| fail(Status::Option, &BuildError::OperatingPoint))
 }
 
 fn of_label(error: &LabelError) -> Status {

@@ -119,7 +119,7 @@ fn the_monitor_links_the_static_library() {
     assert_eq!(notes[0].replace("note 1", ""), notes[3].replace("note 4", ""));
 }
 
-const ARGUMENTS: [&str; 3] = ["models/default.kdh", TRUST, "examples/abstract.txt"];
+const ARGUMENTS: [&str; 4] = ["models/default.kdh", TRUST, "examples/abstract.txt", "runtime/tests/data/tiny.kdh"];
 const TRUST: &str = "examples/keys/demonstration.trust";
 
 fn install(prefix: &Path) {

@@ -22,6 +22,9 @@ pub struct Handle {
 pub(super) struct Entry {
     pub(super) labeler: Labeler,
     pub(super) bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    /// Whether texts that are too long go through the model in windows.
+    pub(super) windows: bool,
+    pub(super) max_text_size: usize,
     pub(super) deadline: Option<Duration>,
     pub(super) log: Log,
 }

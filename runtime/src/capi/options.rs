@@ -8,11 +8,15 @@ use super::guard::{Failure, fail, last_error};
 use super::pointers::{aligned, string};
 use crate::{Kernels, LabelerOptions, Overflow, Trust};
 
-/// In kdh_options: the model sees the first tokens of a text that is too long, and the report says so.
-pub const OVERFLOW_TRUNCATE: u32 = 0;
+/// In kdh_options: a text of more tokens than the model takes goes through it in windows of whole sentences, so that nothing is
+/// cut. The time that it takes grows with the text: see max_text_size and deadline_ms.
+pub const OVERFLOW_WINDOW: u32 = 0;
 
 /// In kdh_options: a text of more tokens than the model takes is KDH_STATUS_TOO_MANY_TOKENS.
 pub const OVERFLOW_REFUSE: u32 = 1;
+
+/// In kdh_options: the model sees the first tokens of a text that is too long, and the report says so.
+pub const OVERFLOW_TRUNCATE: u32 = 2;
 
 /// In the flags of kdh_options: takes bundles that nobody trusted has signed. Whoever can write the file then chooses the
 /// model: for development.
@@ -45,7 +49,7 @@ pub struct Options {
     pub log: LogFunction,
     /// Handed to `log`.
     pub log_user: *mut c_void,
-    /// Name of the bundle's operating point to decide at; null: the default one.
+    /// Name of the bundle's operating point that kdh_label() decides at; null: the default one.
     pub operating_point: *const c_char,
 }
 
@@ -62,6 +66,9 @@ pub const LOG_INFO: u32 = 3;
 /// Options as they were read.
 pub(super) struct Read {
     pub(super) labeler: LabelerOptions,
+    /// Whether texts that are too long go through the model in windows.
+    pub(super) windows: bool,
+    pub(super) max_text_size: usize,
     pub(super) deadline: Option<Duration>,
     pub(super) log: Log,
 }
@@ -114,7 +121,7 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
     let mut given = Options {
         size: size_of::<Options>(),
         max_text_size: 0,
-        on_overflow: OVERFLOW_TRUNCATE,
+        on_overflow: OVERFLOW_WINDOW,
         flags: 0,
         deadline_ms: 0,
         trust: core::ptr::null(),
@@ -134,12 +141,13 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
         // SAFETY: both have `size` bytes, apart from each other; fields are added at the end, whole, so all are valid.
         unsafe { core::ptr::copy_nonoverlapping(options.cast::<u8>(), (&raw mut given).cast::<u8>(), size) };
     }
-    let mut labeler = LabelerOptions::new();
-    if given.max_text_size > 0 {
-        labeler = labeler.max_text_bytes(given.max_text_size);
-    }
+    let max_text_size = match given.max_text_size {
+        0 => LabelerOptions::DEFAULT_MAX_TEXT_BYTES,
+        size => size.min(u32::MAX as usize),
+    };
+    let mut labeler = LabelerOptions::new().max_text_bytes(max_text_size);
     labeler = labeler.on_overflow(match given.on_overflow {
-        OVERFLOW_TRUNCATE => Overflow::Truncate,
+        OVERFLOW_WINDOW | OVERFLOW_TRUNCATE => Overflow::Truncate,
         OVERFLOW_REFUSE => Overflow::Refuse,
         _ => return Err(fail(Status::Option, &"on_overflow is none of KDH_OVERFLOW_*; give one of them")),
     });
@@ -169,7 +177,8 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
         labeler = labeler.kernels(kernels.parse::<Kernels>().map_err(|error| fail(Status::Option, &error))?);
     }
     let deadline = (given.deadline_ms > 0).then(|| Duration::from_millis(given.deadline_ms.into()));
-    Ok(Read { labeler, deadline, log: Log { function: given.log, user: given.log_user } })
+    let windows = given.on_overflow == OVERFLOW_WINDOW;
+    Ok(Read { labeler, windows, max_text_size, deadline, log: Log { function: given.log, user: given.log_user } })
 }
 
 /// Of the first version's options.

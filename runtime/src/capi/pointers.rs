@@ -96,7 +96,7 @@ pub(super) unsafe fn string<'a>(from: *const c_char) -> Result<&'a str, Failure>
 pub(super) unsafe fn copy_out(text: Option<&str>, to: *mut c_char, capacity: usize) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     let to = unsafe { zeroed_slice::<u8>(to.cast(), capacity)? };
-    let text = text.ok_or_else(|| fail(Status::Index, &"there is no such label; see kdh_label_count()"))?;
+    let text = text.ok_or_else(|| fail(Status::Index, &"the index is too large; ask for the count first"))?;
     match to.get_mut(..text.len()) {
         Some(place) if text.len() < capacity => place.copy_from_slice(text.as_bytes()),
         _ => {

@@ -23,15 +23,20 @@ pub struct Report {
     pub labels: u32,
     /// Tokens of the whole text, without the special ones.
     pub text_tokens: u32,
-    /// Tokens of the text that the model has seen, the first ones: fewer than `text_tokens` when the text was truncated.
+    /// Tokens of the text that the model has seen: all of them unless the text was truncated, otherwise the first ones.
     pub kept_tokens: u32,
     /// Tokens of the whole text that stand for words that the vocabulary cannot spell.
     pub unknown_tokens: u32,
-    /// Sentences that the model has seen.
+    /// Sentences that the model has seen; a part of one that was split counts as one.
     pub sentences: u32,
     /// Sum of some KDH_ABSTENTION_*: why the model abstains, which gives no label; 0 when it does not. An unknown bit is
     /// a reason, too.
     pub abstention: u32,
+    /// Runs of the model: more than 1 when the text went through it in windows.
+    pub windows: u32,
+    /// Places where a sentence that is longer than a window was split. Nothing is lost there, but the model saw the parts
+    /// apart from each other.
+    pub splits: u32,
 }
 
 /// What a model says of one text about one label.
@@ -76,7 +81,7 @@ const _: () = assert!(
 const _: () = assert!(MAX_EVIDENCE == crate::MAX_EVIDENCE && MAX_LABELS == kdh_format::MAX_LABELS);
 
 impl Report {
-    pub(super) fn of(report: &crate::Report<'_>) -> Self {
+    pub(super) fn of(report: &crate::Report<'_>, windows: usize, splits: usize) -> Self {
         // A text of 4 GiB at most has no more tokens than fit.
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Self {
@@ -86,6 +91,8 @@ impl Report {
             unknown_tokens: count(report.unknown_tokens),
             sentences: count(report.sentences),
             abstention: report.abstention.bits(),
+            windows: count(windows),
+            splits: count(splits),
         }
     }
 }

@@ -2,10 +2,12 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::Status;
 use super::guard::{Failure, fail};
+use super::handles::Entry;
 use super::pointers::aligned;
-use super::{Labeler, Status};
-use crate::Scratch;
+use crate::engine::Stop;
+use crate::{DocumentOptions, DocumentScratch, LabelError, OperatingPoint, Report, Scratch, ScratchTooSmall};
 
 /// What one thread at a time labels with: the beginning of memory that the caller gave.
 pub struct ScratchHandle {
@@ -15,15 +17,72 @@ pub struct ScratchHandle {
     /// All of the caller's memory.
     memory: (*mut u8, usize),
     /// In the memory behind the handle.
-    scratch: UnsafeCell<Scratch<'static>>,
+    room: UnsafeCell<Room<'static>>,
+}
+
+/// Memory for texts, as the labeler's options ask for it.
+#[expect(clippy::large_enum_variant, reason = "it lies in the caller's memory, and a box would allocate")]
+pub(super) enum Room<'m> {
+    /// For texts of any length.
+    Windows(DocumentScratch<'m>),
+    /// For the begin of texts.
+    Begin(Scratch<'m>),
+}
+
+/// What a model says of a text.
+pub(super) struct Found<'l> {
+    pub(super) report: Report<'l>,
+    pub(super) windows: usize,
+    pub(super) splits: usize,
+}
+
+impl<'m> Room<'m> {
+    fn required(entry: &Entry) -> usize {
+        if entry.windows { entry.labeler.document_memory_required() } else { entry.labeler.memory_required() }
+    }
+
+    fn new_in(entry: &Entry, memory: &'m mut [u8]) -> Result<Self, ScratchTooSmall> {
+        if entry.windows {
+            entry.labeler.document_scratch_in(memory).map(Self::Windows)
+        } else {
+            entry.labeler.scratch_in(memory).map(Self::Begin)
+        }
+    }
+
+    pub(super) fn label<'l>(
+        &mut self,
+        entry: &'l Entry,
+        text: &str,
+        point: OperatingPoint,
+        stop: Stop,
+    ) -> Result<Found<'l>, LabelError> {
+        match self {
+            Self::Windows(scratch) if entry.windows => {
+                let (bytes, max_bytes) = (text.len(), entry.max_text_size);
+                if bytes > max_bytes {
+                    return Err(LabelError::TextTooLong { bytes, max_bytes });
+                }
+                scratch.set_stop(stop);
+                let options = DocumentOptions::new().operating_point(point);
+                let found = entry.labeler.label_document(scratch, &options, text)?;
+                Ok(Found { report: found.report, windows: found.windows, splits: found.splits })
+            }
+            Self::Begin(scratch) if !entry.windows => {
+                scratch.set_stop(stop);
+                let report = entry.labeler.label_at(scratch, text, point)?;
+                Ok(Found { report, windows: 1, splits: 0 })
+            }
+            _ => Err(LabelError::ForeignScratch),
+        }
+    }
 }
 
 /// "kdhscrat"
 const MAGIC: u64 = u64::from_be_bytes(*b"kdhscrat");
 
 /// Bytes that a scratch needs, wherever they begin.
-pub(super) fn size(labeler: &Labeler) -> usize {
-    labeler.memory_required() + size_of::<ScratchHandle>() + align_of::<ScratchHandle>() - 1
+pub(super) fn size(entry: &Entry) -> usize {
+    Room::required(entry) + size_of::<ScratchHandle>() + align_of::<ScratchHandle>() - 1
 }
 
 /// A scratch in the caller's memory.
@@ -31,9 +90,9 @@ pub(super) fn size(labeler: &Labeler) -> usize {
 /// # Safety
 ///
 /// `memory` is null or has `size` writable bytes that nothing else uses until [`release`].
-pub(super) unsafe fn init(labeler: &Labeler, memory: *mut u8, size: usize) -> Result<*mut ScratchHandle, Failure> {
+pub(super) unsafe fn init(entry: &Entry, memory: *mut u8, size: usize) -> Result<*mut ScratchHandle, Failure> {
     aligned(memory)?;
-    let required = self::size(labeler);
+    let required = self::size(entry);
     if size < required {
         let message = format_args!("the scratch needs {required} bytes, {size} were given; see kdh_scratch_size()");
         return Err(fail(Status::TooSmall, &message));
@@ -49,12 +108,12 @@ pub(super) unsafe fn init(labeler: &Labeler, memory: *mut u8, size: usize) -> Re
         let handle = memory.add(start).cast::<ScratchHandle>();
         (handle, core::slice::from_raw_parts_mut(memory.add(behind), rest))
     };
-    let scratch = labeler.scratch_in(rest).map_err(|error| fail(Status::TooSmall, &error))?;
+    let room = Room::new_in(entry, rest).map_err(|error| fail(Status::TooSmall, &error))?;
     let value = ScratchHandle {
         magic: AtomicU64::new(MAGIC ^ handle.addr() as u64),
         busy: AtomicBool::new(false),
         memory: (memory, required),
-        scratch: UnsafeCell::new(scratch),
+        room: UnsafeCell::new(room),
     };
     // SAFETY: aligned, and inside the caller's memory in front of `rest`.
     unsafe { handle.write(value) };
@@ -108,18 +167,18 @@ pub(super) unsafe fn release(handle: *mut ScratchHandle) -> Result<(), Failure> 
 pub(super) struct Borrowed<'a>(&'a ScratchHandle);
 
 impl Deref for Borrowed<'_> {
-    type Target = Scratch<'static>;
+    type Target = Room<'static>;
 
-    fn deref(&self) -> &Scratch<'static> {
+    fn deref(&self) -> &Room<'static> {
         // SAFETY: `busy` keeps others from it.
-        unsafe { &*self.0.scratch.get() }
+        unsafe { &*self.0.room.get() }
     }
 }
 
 impl DerefMut for Borrowed<'_> {
-    fn deref_mut(&mut self) -> &mut Scratch<'static> {
+    fn deref_mut(&mut self) -> &mut Room<'static> {
         // SAFETY: as above.
-        unsafe { &mut *self.0.scratch.get() }
+        unsafe { &mut *self.0.room.get() }
     }
 }
 

@@ -15,9 +15,9 @@ pub enum Status {
     Busy = 4,
     /// Memory that the caller gave is too small.
     TooSmall = 5,
-    /// An option has a value that this library does not know.
+    /// An option has a value that this library does not know, or the bundle has no operating point of the name.
     Option = 6,
-    /// An index is not below the number of labels.
+    /// An index is not below the number of labels, or of operating points.
     Index = 7,
     /// The file cannot be opened.
     Open = 8,
@@ -33,7 +33,7 @@ pub enum Status {
     TextTooLong = 13,
     /// The text has more tokens than the model takes, and the options say KDH_OVERFLOW_REFUSE.
     TooManyTokens = 14,
-    /// The scratch was made for another model.
+    /// The scratch was made for another model, or for a labeler that treats texts that are too long in another way.
     ForeignScratch = 15,
     /// The model failed on the text.
     Engine = 16,

@@ -29,6 +29,49 @@ static void count(void *user, uint32_t level, const char *message) {
   CHECK(strlen(message) > 10);
 }
 
+/* A text of several windows, with a small model: this runs under valgrind, too. */
+static void label_long(const char *bundle, const char *text, size_t size) {
+  kdh_labeler labeler;
+  kdh_options options = kdh_default_options();
+  options.flags = KDH_OPEN_ALLOW_UNSIGNED;
+  CHECK(kdh_open_file(bundle, &options, &labeler) == KDH_STATUS_OK);
+  size_t needed = kdh_scratch_size(labeler);
+  void *memory = malloc(needed);
+  CHECK(memory != NULL);
+  kdh_scratch *scratch;
+  CHECK(kdh_scratch_init(labeler, memory, needed, &scratch) == KDH_STATUS_OK);
+  kdh_report report;
+  kdh_label_report labels[KDH_MAX_LABELS];
+  CHECK(kdh_label(labeler, scratch, text, size, &report, labels, KDH_MAX_LABELS) == KDH_STATUS_OK);
+  CHECK(report.windows > 1 && report.kept_tokens == report.text_tokens && report.sentences > 1);
+  CHECK(kdh_scratch_release(scratch) == KDH_STATUS_OK);
+  free(memory);
+  CHECK(kdh_close(labeler) == KDH_STATUS_OK);
+}
+
+/* The same text at two operating points. */
+static void label_at_points(kdh_labeler labeler) {
+  size_t points = kdh_operating_point_count(labeler), needed = kdh_scratch_size(labeler);
+  CHECK(points > 1);
+  char name[KDH_MAX_NAME];
+  CHECK(kdh_operating_point_name(labeler, points, name, sizeof name) == KDH_STATUS_INDEX);
+  void *memory = malloc(needed);
+  CHECK(memory != NULL);
+  kdh_scratch *scratch;
+  CHECK(kdh_scratch_init(labeler, memory, needed, &scratch) == KDH_STATUS_OK);
+  static const char text[] = "Cells divided.";
+  kdh_report report;
+  kdh_label_report first[KDH_MAX_LABELS], last[KDH_MAX_LABELS];
+  CHECK(kdh_operating_point_name(labeler, points - 1, name, sizeof name) == KDH_STATUS_OK);
+  CHECK(kdh_label(labeler, scratch, text, strlen(text), &report, first, KDH_MAX_LABELS) == KDH_STATUS_OK);
+  CHECK(kdh_label_at(labeler, scratch, name, text, strlen(text), &report, last, KDH_MAX_LABELS) == KDH_STATUS_OK);
+  CHECK(first[0].probability == last[0].probability && first[0].threshold != last[0].threshold);
+  CHECK(kdh_label_at(labeler, scratch, "no such point", text, strlen(text), &report, last, KDH_MAX_LABELS) ==
+        KDH_STATUS_OPTION);
+  CHECK(kdh_scratch_release(scratch) == KDH_STATUS_OK);
+  free(memory);
+}
+
 static void print(kdh_labeler labeler, const char *text, size_t size) {
   size_t needed = kdh_scratch_size(labeler);
   /* Neither zeroed nor aligned. */
@@ -88,8 +131,8 @@ static void *run(void *argument) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 4) {
-    fprintf(stderr, "labels BUNDLE.kdh TRUST TEXT\n");
+  if (argc != 5) {
+    fprintf(stderr, "labels BUNDLE.kdh TRUST TEXT SMALL.kdh\n");
     return 2;
   }
   CHECK(kdh_abi_version() == KDH_ABI_VERSION);
@@ -112,6 +155,8 @@ int main(int argc, char **argv) {
   size_t size;
   char *text = read_file(argv[3], &size);
   print(labeler, text, size);
+  label_at_points(labeler);
+  label_long(argv[4], text, size);
 
   /* The same from memory, a damaged bundle, and what is not to be done. */
   size_t bundle_size;

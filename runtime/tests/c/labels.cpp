@@ -48,6 +48,6 @@ int main(int argc, char **argv) {
   std::vector<kdh_label_report> labels(kdh_label_count(labeler.handle));
   CHECK(kdh_label(labeler.handle, scratch.get(), text.data(), text.size(), &report, labels.data(), labels.size()) ==
         KDH_STATUS_OK);
-  CHECK(report.sentences == 1 && report.text_tokens == report.kept_tokens);
+  CHECK(report.sentences == 1 && report.text_tokens == report.kept_tokens && report.windows == 1 && report.splits == 0);
   return 0;
 }

@@ -45,8 +45,9 @@ fn config() -> Config {
         ("ABSTENTION_TOO_SHORT", "KDH_ABSTENTION_TOO_SHORT"),
         ("ABSTENTION_UNKNOWN_TOKENS", "KDH_ABSTENTION_UNKNOWN_TOKENS"),
         ("ABSTENTION_OUT_OF_DISTRIBUTION", "KDH_ABSTENTION_OUT_OF_DISTRIBUTION"),
-        ("OVERFLOW_TRUNCATE", "KDH_OVERFLOW_TRUNCATE"),
+        ("OVERFLOW_WINDOW", "KDH_OVERFLOW_WINDOW"),
         ("OVERFLOW_REFUSE", "KDH_OVERFLOW_REFUSE"),
+        ("OVERFLOW_TRUNCATE", "KDH_OVERFLOW_TRUNCATE"),
         ("LOG_ERROR", "KDH_LOG_ERROR"),
         ("LOG_INFO", "KDH_LOG_INFO"),
     ];
@@ -81,6 +82,9 @@ const HEADER: &str = "\
  *     kdh_scratch_init(labeler, memory, size, &scratch);     one for each thread
  *     kdh_label(labeler, scratch, text, text_size, &report, labels, KDH_MAX_LABELS);
  *
+ * A text of any length up to max_text_size of the options is labelled whole, if it must be in windows; report.windows says how
+ * many, and report.kept_tokens is report.text_tokens when nothing was cut.
+ *
  * Every kdh_status but KDH_STATUS_OK is a failure, which kdh_last_error() explains. No message holds any of a text.
  * All functions may be called by any thread at any time. No panic and no exception leaves the library.
  *
@@ -90,7 +94,7 @@ const HEADER: &str = "\
 #define KDH_H";
 
 const TRAILER: &str = "\
-/* Options that change nothing. */
+/* Options that change nothing: nobody's bundles are taken, and texts of any length go through the model in windows. */
 static inline kdh_options kdh_default_options(void) {
   kdh_options options;
   memset(&options, 0, sizeof options);
