@@ -107,6 +107,7 @@ struct Waiting {
     due: Instant,
     in_flight: bool,
     refusals: u32,
+    timeouts: u32,
     answer: Option<Answer>,
 }
 
@@ -139,7 +140,8 @@ impl Client {
         Self::new(session, move || Line::socket(std::os::unix::net::UnixStream::connect(&path)?))
     }
 
-    /// How long an answer may take before the text is sent again: 5 seconds unless told otherwise.
+    /// How long an answer may take before the text is sent again: 5 seconds unless told otherwise, and twice as long each
+    /// further time, so that a text that takes long is not labelled over and over.
     #[must_use]
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -157,7 +159,7 @@ impl Client {
     pub fn submit(&mut self, number: u32, text: Arc<str>) {
         let due = Instant::now();
         self.due.insert((due, number));
-        self.waiting.insert(number, Waiting { text, due, in_flight: false, refusals: 0, answer: None });
+        self.waiting.insert(number, Waiting { text, due, in_flight: false, refusals: 0, timeouts: 0, answer: None });
     }
 
     /// Texts without an outcome.
@@ -287,13 +289,14 @@ impl Client {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
         if waiting.in_flight {
             self.counters.timeouts += 1;
+            waiting.timeouts += 1;
         } else {
             waiting.in_flight = true;
             self.in_flight += 1;
         }
         waiting.answer = None;
         self.due.remove(&(waiting.due, number));
-        waiting.due = now + self.timeout;
+        waiting.due = now + self.timeout * (1 << waiting.timeouts.min(6));
         self.due.insert((waiting.due, number));
         self.counters.sent += 1;
         let text = waiting.text.clone();

@@ -3,6 +3,8 @@
 use core::fmt;
 use std::fs;
 
+use kdh_runtime::{DocumentScratch, Labeler};
+
 use crate::model::{Model, ModelError};
 use crate::options::Options;
 use crate::pool::Slot;
@@ -43,7 +45,7 @@ impl Memory {
         let program = resident();
         let opened = Model::open(options)?;
         let model = anonymous().saturating_sub(before);
-        let scratches = (options.threads * opened.labeler.memory_required()) as u64;
+        let scratches = (options.threads * scratch(&opened.labeler)) as u64;
         let bundle = opened.bundle_len as u64;
         let lines = (options.links + options.serial.len()) as u64;
         Ok(Self {
@@ -85,6 +87,11 @@ impl fmt::Display for Memory {
         }
         writeln!(f, "MemoryMax={}M", self.limit_mib())
     }
+}
+
+/// What a worker labels with, in bytes.
+fn scratch(labeler: &Labeler) -> usize {
+    labeler.document_memory_required() + size_of::<DocumentScratch<'_>>()
 }
 
 /// Memory of this process that is no file's, in bytes.

@@ -31,9 +31,10 @@ lines, and answers with wire frames. It is on no network and keeps no text.
                          again (8)
   --outstanding N        requests of one line without an answer; then it is not read from (4)
   --links N              connections to the socket at once (8)
-  --max-text-bytes N     longest text, at most 1048576, which it is unless told otherwise
+  --max-text-bytes N     longest text, at most 1048576, which it is unless told otherwise. All of a text is labelled,
+                         so that a worker is with a long one for as long as that takes
   --drain-seconds N      after SIGTERM, how long texts that were taken may need for their answers (20)
-  --stall-seconds N      a text that takes longer stops the messages to systemd's watchdog (30)
+  --stall-seconds N      32 KiB of a text that take longer stop the messages to systemd's watchdog (30)
   --print-memory         print what memory the service needs with these options, and MemoryMax= for its unit
   -h, --help             this text
 
@@ -70,7 +71,7 @@ pub struct Options {
     pub max_text_len: usize,
     /// How long texts may need for their answers after SIGTERM.
     pub drain: Duration,
-    /// A text that takes longer stops the watchdog.
+    /// 32 KiB of a text that take longer stop the watchdog.
     pub stall: Duration,
     /// Print the memory that is needed, and end.
     pub print_memory: bool,

@@ -48,7 +48,7 @@ pub struct State {
     dropped_copies: AtomicU64,
     /// How long a text takes, in microseconds: a moving mean.
     duration_us: AtomicU32,
-    /// When each worker began its text, in milliseconds from the start, plus one; 0: it has none.
+    /// When each worker last got on with its text, in milliseconds from the start, plus one; 0: it has none.
     working_since: Vec<AtomicU64>,
 }
 
@@ -166,7 +166,7 @@ impl State {
         wait.clamp(1, 10_000) as u32
     }
 
-    /// A worker begins a text.
+    /// A worker begins a text, or goes on with it.
     pub fn begin_work(&self, worker: usize) {
         let now = self.started.elapsed().as_millis() as u64 + 1;
         self.working_since[worker].store(now, Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl State {
         self.working_since[worker].store(0, Ordering::Relaxed);
     }
 
-    /// Whether a worker has been with one text for longer than `limit`.
+    /// Whether a worker has not got on with its text for longer than `limit`.
     pub fn is_stalled(&self, limit: Duration) -> bool {
         let now = self.started.elapsed().as_millis() as u64 + 1;
         let since = self.working_since.iter().map(|since| since.load(Ordering::Relaxed));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bedside_service::client::{Client, Counters, Outcome, random_session};
 use bedside_service::memory::status;
-use kdh_runtime::{BundleFile, Labeler, LabelerOptions};
+use kdh_runtime::{BundleFile, DocumentOptions, Labeler, LabelerOptions};
 use lexopt::prelude::{Long, Short, ValueExt};
 
 const USAGE: &str = "\
@@ -37,6 +37,8 @@ Exit code 0: nothing lost, nothing mixed, memory flat; 1: not so; 2: bad usage o
 
 /// Connections in the second part.
 const CONNECTIONS: usize = 16;
+/// Longest text that the service takes, in bytes.
+const MAX_TEXT_BYTES: usize = 64 << 10;
 /// How many times the capacity arrives.
 const OVERLOAD: f64 = 4.0;
 /// A client that has got no answer for so long gets none any more.
@@ -118,16 +120,16 @@ fn cases(bundle: &Path) -> Result<Vec<Case>, Box<dyn Error>> {
         "Cells resist death when p53 is lost.",
     ];
     let labeler = Labeler::from_file(BundleFile::open(bundle)?, &LabelerOptions::new().allow_unsigned())?;
-    let mut scratch = labeler.scratch();
+    let mut scratch = labeler.document_scratch();
     let mut texts: Vec<String> = (0..63_usize)
         .map(|case| {
             let sentences = (0..1 + case * case % 40).map(|index| SENTENCES[(case + index * index) % SENTENCES.len()]);
             sentences.collect::<Vec<_>>().join(" ")
         })
         .collect();
-    texts.push(SENTENCES.concat().repeat(4000).chars().filter(char::is_ascii).take(1 << 20).collect());
+    texts.push(SENTENCES.concat().repeat(400).chars().filter(char::is_ascii).take(MAX_TEXT_BYTES).collect());
     let case = |text: String| -> Result<Case, Box<dyn Error>> {
-        let report = labeler.label(&mut scratch, &text)?;
+        let report = labeler.label_document(&mut scratch, &DocumentOptions::new(), &text)?.report;
         let labels = report.positive().map(|label| {
             let evidence = label.evidence.iter().map(|range| (range.start, range.end)).collect();
             (label.code.to_owned(), label.probability, evidence)
@@ -151,6 +153,7 @@ impl Daemon {
         let socket = folder.join("socket");
         let mut command = Command::new(service);
         command.arg("--bundle").arg(bundle).arg("--socket").arg(&socket);
+        command.args(["--max-text-bytes", &MAX_TEXT_BYTES.to_string()]);
         command.args(["--allow-unsigned", "--slots", &slots.to_string(), "--links", &(2 * CONNECTIONS).to_string()]);
         Ok(Self { child: command.spawn()?, folder, socket })
     }

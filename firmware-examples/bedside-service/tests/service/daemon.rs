@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bedside_service::client::{Answer, Client, Outcome, random_session};
-use kdh_runtime::{BundleFile, Labeler, LabelerOptions};
+use kdh_runtime::{BundleFile, DocumentOptions, Labeler, LabelerOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -102,9 +102,9 @@ pub(crate) fn texts(count: usize) -> Vec<Arc<str>> {
 pub(crate) fn expected(texts: &[Arc<str>]) -> Vec<Vec<Label>> {
     let labeler =
         Labeler::from_file(BundleFile::open(tiny()).unwrap(), &LabelerOptions::new().allow_unsigned()).unwrap();
-    let mut scratch = labeler.scratch();
+    let mut scratch = labeler.document_scratch();
     let mut label = |text: &Arc<str>| {
-        let report = labeler.label(&mut scratch, text).unwrap();
+        let report = labeler.label_document(&mut scratch, &DocumentOptions::new(), text).unwrap().report;
         let labels = report.positive().map(|label| {
             let evidence = label.evidence.iter().map(|range| (range.start, range.end)).collect();
             (label.code.to_owned(), label.probability, evidence)

@@ -1,13 +1,18 @@
 //! What comes over a line can be anything.
 
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kdh_runtime::BundleFile;
+use kdh_runtime::format::SectionKind;
 use kdh_runtime::format::wire::{Chunks, ErrorCode, Frame, Hello, MAX_FRAME_LEN, RequestFlags, RequestId, Role};
+use kdh_runtime::text::{Tokenizer, TokenizerOptions};
 
-use crate::daemon::{Daemon, all, check, texts};
+use crate::daemon::{Daemon, all, check, texts, tiny};
 
 fn hello(session: u32) -> Vec<u8> {
     let hello = Hello { min_version: 1, max_version: 1, role: Role::Requester, session, software: "test" };
@@ -101,4 +106,47 @@ fn no_text_is_logged() {
     assert!(daemon.wait_for_end().success());
     let log = daemon.log();
     assert!(log.contains("ended: 2 texts labelled") && !log.contains(secret), "{log}");
+}
+
+/// Whether the bytes lie in memory that a process can write.
+fn holds(process: u32, bytes: &[u8]) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    let writable = maps.lines().filter(|line| line.contains(" rw"));
+    let ranges = writable.filter_map(|line| line.split(' ').next()?.split_once('-'));
+    let address = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    let mut read = 0;
+    let found = ranges.map(|(start, end)| (address(start), address(end))).any(|(start, end)| {
+        let mut content = vec![0; (end - start) as usize];
+        // Some of the system's own cannot be read.
+        read += content.len() * usize::from(memory.read_exact_at(&mut content, start).is_ok());
+        content.windows(bytes.len()).any(|window| window == bytes)
+    });
+    assert!(found || read > 1 << 20, "{read}");
+    found
+}
+
+#[test]
+fn a_worker_keeps_no_tokens_of_a_text() {
+    let file = BundleFile::open(tiny()).unwrap();
+    let bundle = file.verify().unwrap();
+    let manifest = bundle.manifest().unwrap();
+    let (spec, vocabulary) = (&manifest.tokenizer, bundle.section(SectionKind::Vocabulary).unwrap());
+    let options = TokenizerOptions { lowercase: spec.lowercase, cls: spec.cls, sep: spec.sep, unk: spec.unk };
+    let text = "The wound is red and warm, pulse 71, and the cells divided again.";
+    let mut ids: Vec<u8> = Vec::new();
+    Tokenizer::new(vocabulary, &options).unwrap().tokenize(text, |token| {
+        ids.extend(token.id.to_ne_bytes());
+        ControlFlow::Continue(())
+    });
+    assert!(ids.len() > 4 * 20);
+
+    let daemon = Daemon::start(|_, _| {});
+    // Of one window, and the last window of many.
+    for (number, text) in [(0, text.to_owned()), (1, format!("{}{text}", "He slept well. ".repeat(200)))] {
+        let texts = [Arc::from(text)];
+        check(&texts, &all(&mut daemon.client(), number, &texts));
+        assert!(holds(std::process::id(), &ids));
+        assert!(!holds(daemon.child.id(), &ids), "{number}");
+    }
 }

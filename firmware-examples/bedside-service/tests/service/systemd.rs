@@ -113,7 +113,7 @@ fn an_end_answers_what_was_taken() {
     let (mut daemon, socket) = supervised();
     until(&socket, "READY=1");
     let mut client = daemon.client();
-    let texts: Vec<Arc<str>> = (0..4).map(|_| Arc::from("Pulse 71. ".repeat(100_000))).collect();
+    let texts: Vec<Arc<str>> = (0..4).map(|_| Arc::from("Pulse 71. ".repeat(10_000))).collect();
     for (number, text) in (0..).zip(&texts) {
         client.submit(number, text.clone());
     }
