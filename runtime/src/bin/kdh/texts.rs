@@ -90,7 +90,7 @@ pub(crate) struct TextLabeler<'l> {
 
 enum Memory {
     Windows(Box<DocumentScratch<'static>>),
-    Begin(Scratch<'static>),
+    Begin(Box<Scratch<'static>>),
 }
 
 /// What a model says of a text.
@@ -107,7 +107,7 @@ impl<'l> TextLabeler<'l> {
         let windows = args.windows();
         let scratch = match windows {
             Some(_) => Memory::Windows(Box::new(labeler.document_scratch())),
-            None => Memory::Begin(labeler.scratch()),
+            None => Memory::Begin(Box::new(labeler.scratch())),
         };
         Self { labeler, scratch, windows }
     }
