@@ -218,7 +218,7 @@ struct Size {
     mean: bool,
 }
 
-const SIZES: [Size; 7] = [
+const SIZES: [Size; 8] = [
     Size::new(32, 4, 64),
     Size { relative_bias: true, mean: true, ..Size::new(48, 3, 96) },
     Size { labels: 17, max_sentences: 3, ..Size::new(36, 6, 50) },
@@ -226,6 +226,7 @@ const SIZES: [Size; 7] = [
     Size { heads: 1, layers: 1, labels: 1, max_tokens: 130, ..Size::new(130, 1, 17) },
     Size { products: Products::Int8, layers: 1, max_tokens: 14, ..Size::new(36, 2, 70) },
     Size { products: Products::Int8, relative_bias: true, max_tokens: 70, ..Size::new(96, 3, 50) },
+    Size { int8: false, layers: 1, ..Size::new(64, 2, 50) },
 ];
 
 impl Size {

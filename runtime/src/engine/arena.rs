@@ -145,33 +145,24 @@ impl Run<'_> {
         let [values, scales, residual, work, output @ ..] =
             disjoint(self.memory, [values, scales, residual, work, rows.floats(), rows.integers(), rows.scales()])?;
         let (work, residual) = (floats(work)?, floats(residual)?);
+        let input = Input { values, scales: floats(scales)?, width: input.width };
         let mut output = Output::of(output, rows)?;
         let gelu = epilogue == Epilogue::Gelu;
         for block in blocks(self.ids.len()) {
+            if let Some(head) = rows.head {
+                for (number, values) in output.heads(head, self.ids.len(), &block)?.enumerate() {
+                    let to = FloatsMut { values, rows: block.len(), width: head, stride: head };
+                    layer.columns(number * head..(number + 1) * head)?.run(kernels, &input, &block, gelu, to)?;
+                }
+                continue;
+            }
             let in_place = norm.is_none() && rows.floats.is_some();
             let to = if in_place {
                 output.floats(&block)?
             } else {
                 FloatsMut { values: &mut *work, rows: block.len(), width: outputs, stride }
             };
-            match &layer {
-                Layer::I8(layer) => {
-                    let input = Integers {
-                        values: values.get(block.start * integer_stride(input.width)..)?,
-                        scales: floats(scales)?.get(block.clone())?,
-                        rows: block.len(),
-                        width: input.width,
-                        stride: integer_stride(input.width),
-                    };
-                    kernels.linear_i8(input, layer, gelu, to)?;
-                }
-                Layer::F32(layer) => {
-                    let stride = float_stride(input.width);
-                    let values = floats(values)?.get(block.start * stride..)?;
-                    let input = Floats { values, rows: block.len(), width: input.width, stride };
-                    kernels.linear_f32(input, layer, gelu, to)?;
-                }
-            }
+            layer.run(kernels, &input, &block, gelu, to)?;
             let from = FloatsMut { values: &mut *work, rows: block.len(), width: outputs, stride };
             match &norm {
                 Some(norm) => {
@@ -198,7 +189,7 @@ impl Run<'_> {
     ) -> Option<()> {
         let (plan, weights) = (self.program.plan(), self.program.weights());
         let (input, rows) = (plan.rows(input), plan.rows(output));
-        let (tokens, hidden, stride) = (self.ids.len(), rows.width, float_stride(input.width));
+        let (tokens, hidden) = (self.ids.len(), rows.width);
         let head = hidden.checked_div(heads)?;
         let bias = match relative_bias {
             Some(bias) => Some(weights.vector(bias)?.get(..bias.len as usize)?),
@@ -208,8 +199,13 @@ impl Run<'_> {
             disjoint(self.memory, [input.floats?, work, rows.floats?, rows.integers(), rows.scales()])?;
         let (values, work) = (floats(values)?, floats(work)?);
         let mut output = Output::of(output, rows)?;
+        // Of one head: its first value, and from one token's to the next.
+        let (apart, stride) = match input.head {
+            Some(head) => (tokens * head, head),
+            None => (head, float_stride(input.width)),
+        };
         for number in 0..heads {
-            let part = |of: usize| values.get(of * hidden + number * head..);
+            let part = |of: usize| values.get((of * heads + number) * apart..);
             let bias = match bias {
                 Some(bias) => Some(bias.chunks_exact(bias.len() / heads).nth(number)?),
                 None => None,
@@ -339,6 +335,13 @@ impl<'m> Output<'m> {
         Some(FloatsMut { values, rows: block.len(), width, stride })
     }
 
+    /// The rows of a block of each head, of floats that lie head by head.
+    fn heads(&mut self, head: usize, tokens: usize, block: &Range<usize>) -> Option<impl Iterator<Item = &mut [f32]>> {
+        let (start, end) = (block.start * head, block.end * head);
+        let all = self.floats.get_mut(..tokens * self.rows.width)?;
+        Some(all.chunks_exact_mut(tokens * head).filter_map(move |values| values.get_mut(start..end)))
+    }
+
     /// Rounds the floats of a block, if a later step multiplies integers.
     fn quantize<F: Family>(&mut self, kernels: F, block: &Range<usize>) -> Option<()> {
         let (width, stride) = (self.rows.width, float_stride(self.rows.width));
@@ -371,6 +374,14 @@ fn integers_of<'a>(
     Some(IntegersMut { values, scales: scales.get_mut(block.start..)?, stride })
 }
 
+/// What a linear layer multiplies, in the form that its weights are for.
+struct Input<'m> {
+    values: &'m [u8],
+    /// Of integers.
+    scales: &'m [f32],
+    width: usize,
+}
+
 /// A linear layer's weights, found.
 enum Layer<'w> {
     I8(LinearI8<'w>),
@@ -395,6 +406,55 @@ impl<'w> Layer<'w> {
                 Self::F32(LinearF32 { outputs, inputs, panels: weights.view(values, padded * inputs)?, bias })
             }
         })
+    }
+}
+
+impl Layer<'_> {
+    /// The outputs `range`, whose ends are multiples of 16.
+    fn columns(&self, range: Range<usize>) -> Option<Layer<'_>> {
+        let panels = |inputs: usize| range.start * inputs..range.end * inputs;
+        Some(match self {
+            Self::I8(layer) => Layer::I8(LinearI8 {
+                outputs: range.len(),
+                inputs: layer.inputs,
+                panels: layer.panels.get(panels(layer.inputs.next_multiple_of(4)))?,
+                scales: layer.scales.get(range.clone())?,
+                bias: layer.bias.get(range.clone())?,
+                sums: layer.sums.get(range.clone())?,
+            }),
+            Self::F32(layer) => Layer::F32(LinearF32 {
+                outputs: range.len(),
+                inputs: layer.inputs,
+                panels: layer.panels.get(panels(layer.inputs))?,
+                bias: layer.bias.get(range.clone())?,
+            }),
+        })
+    }
+
+    /// Multiplies the rows of a block.
+    fn run<F: Family>(
+        &self,
+        kernels: F,
+        input: &Input<'_>,
+        block: &Range<usize>,
+        gelu: bool,
+        to: FloatsMut<'_>,
+    ) -> Option<()> {
+        let (rows, width) = (block.len(), input.width);
+        match self {
+            Self::I8(layer) => {
+                let stride = integer_stride(width);
+                let values = input.values.get(block.start * stride..)?;
+                let scales = input.scales.get(block.clone())?;
+                kernels.linear_i8(Integers { values, scales, rows, width, stride }, layer, gelu, to)
+            }
+            Self::F32(layer) => {
+                let stride = float_stride(width);
+                let values = bytemuck::try_cast_slice(input.values).ok()?;
+                let values: &[f32] = values.get(block.start * stride..)?;
+                kernels.linear_f32(Floats { values, rows, width, stride }, layer, gelu, to)
+            }
+        }
     }
 }
 

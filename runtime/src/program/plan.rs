@@ -43,6 +43,9 @@ pub(crate) struct RowsPlan {
     pub(crate) width: usize,
     /// `f32 [max_tokens][stride]`, padded with zeros to a multiple of 16 values.
     pub(crate) floats: Option<Buffer>,
+    /// Width of the heads, of floats that only an attention reads: they lie head by head, `f32 [width / head][T][head]` for a
+    /// text of `T` tokens, so that what the attention reads of a head is one piece of memory.
+    pub(crate) head: Option<usize>,
     /// `[max_tokens][stride]` bytes in the form that the kernel family multiplies, padded to a multiple of 64.
     pub(crate) integers: Option<Buffer>,
     /// `f32 [max_tokens]`: what an integer of each row stands for.
@@ -62,21 +65,21 @@ impl Plan {
                 Step::Linear { input, linear, epilogue, output } => {
                     uses[output.index()] = match epilogue {
                         Epilogue::ResidualNorm { .. } => Use::floats(index),
-                        Epilogue::None | Epilogue::Gelu => Use { first: index, ..Use::default() },
+                        Epilogue::None | Epilogue::Gelu => Use::nothing(index),
                     };
                     match linear.panels {
                         Panels::I8 { .. } => uses[input.index()].integers = Some(index),
-                        Panels::F32 { .. } => uses[input.index()].floats = Some(index),
+                        Panels::F32 { .. } => uses[input.index()].read_rows(index),
                     }
                     if let Epilogue::ResidualNorm { residual, .. } = epilogue {
-                        uses[residual.index()].floats = Some(index);
+                        uses[residual.index()].read_rows(index);
                     }
                 }
-                Step::Attention { input, output, .. } => {
+                Step::Attention { input, output, heads, .. } => {
                     uses[output.index()] = Use::floats(index);
-                    uses[input.index()].floats = Some(index);
+                    uses[input.index()].read_heads(index, widths[output.index()] as usize / heads as usize);
                 }
-                Step::Head { input, .. } => uses[input.index()].floats = Some(index),
+                Step::Head { input, .. } => uses[input.index()].read_rows(index),
             }
         }
 
@@ -89,6 +92,7 @@ impl Plan {
             RowsPlan {
                 width,
                 floats: place(of.floats, tokens * float_stride(width) * 4),
+                head: of.heads(),
                 integers: place(of.integers, tokens * integer_stride(width)),
                 scales: place(of.integers, tokens * 4),
             }
@@ -186,12 +190,37 @@ struct Use {
     floats: Option<usize>,
     /// Last step that reads the integers; `None` when none does.
     integers: Option<usize>,
+    /// Width of the heads of the last attention that reads the floats.
+    head: Option<usize>,
+    /// Whether whoever reads or writes the floats can do so head by head.
+    by_head: bool,
 }
 
 impl Use {
     /// Rows that are stored as floats, because their step works on them there.
     fn floats(step: usize) -> Self {
-        Self { first: step, floats: Some(step), integers: None }
+        Self { first: step, floats: Some(step), ..Self::default() }
+    }
+
+    /// Rows that are stored as they are read.
+    fn nothing(step: usize) -> Self {
+        Self { first: step, by_head: true, ..Self::default() }
+    }
+
+    fn read_rows(&mut self, step: usize) {
+        self.floats = Some(step);
+        self.by_head = false;
+    }
+
+    fn read_heads(&mut self, step: usize, width: usize) {
+        self.floats = Some(step);
+        self.by_head &= self.head.is_none_or(|head| head == width);
+        self.head = Some(width);
+    }
+
+    /// Width of the heads, if the floats lie head by head: whole panels of the linear layer that writes them.
+    fn heads(&self) -> Option<usize> {
+        self.head.filter(|head| self.by_head && self.integers.is_none() && head % LANES == 0)
     }
 }
 
@@ -249,5 +278,29 @@ mod tests {
         assert_eq!(planner.place(64, 1..4), Buffer { start: 128, len: 64 });
         assert_eq!(planner.place(64, 2..3), Buffer { start: 0, len: 64 });
         assert_eq!(planner.len, 192);
+    }
+
+    #[test]
+    fn only_an_attentions_rows_lie_head_by_head() {
+        let mut rows = Use::nothing(1);
+        rows.read_heads(2, 32);
+        assert_eq!((rows.heads(), rows.floats), (Some(32), Some(2)));
+        rows.read_heads(3, 32);
+        assert_eq!((rows.heads(), rows.floats), (Some(32), Some(3)));
+        for change in [
+            |rows: &mut Use| rows.read_rows(4),
+            |rows: &mut Use| rows.read_heads(4, 16),
+            |rows: &mut Use| rows.integers = Some(4),
+        ] {
+            let mut rows = rows;
+            change(&mut rows);
+            assert_eq!(rows.heads(), None);
+        }
+        let mut narrow = Use::nothing(1);
+        narrow.read_heads(2, 24);
+        assert_eq!(narrow.heads(), None);
+        let mut worked_on = Use::floats(1);
+        worked_on.read_heads(2, 32);
+        assert_eq!(worked_on.heads(), None);
     }
 }
