@@ -9,7 +9,7 @@
 
 use super::approximation::MAGIC;
 use super::family::{Attention, FloatsMut, QUERIES};
-use super::floats::{GROUP, TINY, add, exp_of, largest, tiles};
+use super::floats::{TINY, add, exp_of, largest, tiles, transpose_panel};
 use super::integers::{IntegerTile, IntegerTiles};
 use super::lanes::Lanes;
 
@@ -17,57 +17,56 @@ use super::lanes::Lanes;
 pub(super) unsafe fn attention<T: IntegerTiles>(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
     let Attention { tokens, head, stride, .. } = *attention;
     let (keys, padded) = (tokens.next_multiple_of(16), head.next_multiple_of(16));
+    let (columns, quads) = (tokens.next_multiple_of(64), tokens.div_ceil(4));
     // SAFETY: the work space has `Attention::work_len_i8` floats, queries, keys, values, bias and output what their sizes say.
     unsafe {
         let space = Space::of(work, tokens, head);
         round_rows::<T::Lanes>(attention.query.as_ptr(), stride, tokens, head, space.queries, space.query_scales);
-        pack_keys::<T::Lanes>(attention, &space);
+        pack_keys::<T>(attention, &space);
         pack_values::<T::Lanes>(attention, &space);
 
         // Heads lie side by side in the output: where one ends inside a register, it is copied.
         let direct = head == padded;
         for (first, rows) in tiles(tokens, T::ROWS) {
-            for panel in (0..keys / 16).step_by(T::PANELS) {
-                let tile = IntegerTile {
-                    left: space.queries.add(first * padded),
-                    left_stride: padded,
-                    planes: 1,
-                    plane: 0,
-                    row_scales: space.query_scales.add(first),
-                    right: space.keys.add(panel * 16 * padded),
-                    panel: 16 * padded,
-                    quads: head.div_ceil(4),
-                    start: space.key_starts.add(panel * 16),
-                    scales: space.key_scales.add(panel * 16),
-                    bias: ZEROS.as_ptr(),
-                    to: space.scores.add(panel * 16),
-                    to_stride: keys,
-                };
-                T::multiply(&tile, rows, T::PANELS.min(keys / 16 - panel));
-            }
+            let tile = IntegerTile {
+                left: space.queries.add(first * padded),
+                left_stride: padded,
+                planes: 1,
+                plane: 0,
+                row_scales: space.query_scales.add(first),
+                right: space.keys,
+                panel: 16 * padded,
+                quads: head.div_ceil(4),
+                start: space.key_starts,
+                scales: space.key_scales,
+                bias: ZEROS.as_ptr(),
+                to: space.scores,
+                to_stride: columns,
+            };
+            T::multiply_shallow(&tile, rows, keys / 16);
             if let Some(bias) = attention.bias {
                 for row in 0..rows {
                     // Column `j - i` from the middle on.
                     add::<T::Lanes>(
-                        space.scores.add(row * keys),
+                        space.scores.add(row * columns),
                         bias.as_ptr().add(bias.len() / 2 - first - row),
                         tokens,
                     );
                 }
             }
-            let inverses = softmax::<T::Lanes>(space.scores, space.weights, keys, rows, tokens);
+            let inverses = softmax::<T::Lanes>(space.scores, space.weights, columns, rows, tokens);
             let own = output.values.as_mut_ptr().add(first * output.stride);
             let (to, to_stride) = if direct { (own, output.stride) } else { (space.context, padded) };
             for panel in (0..padded / 16).step_by(T::PANELS) {
                 let tile = IntegerTile {
                     left: space.weights,
-                    left_stride: 2 * keys,
+                    left_stride: 2 * columns,
                     planes: 2,
-                    plane: keys,
+                    plane: columns,
                     row_scales: inverses.as_ptr(),
                     right: space.values.add(panel * 16 * keys),
                     panel: 16 * keys,
-                    quads: tokens.div_ceil(4),
+                    quads,
                     start: NO_START.as_ptr(),
                     scales: space.value_scales.add(panel * 16),
                     bias: ZEROS.as_ptr(),
@@ -98,14 +97,15 @@ struct Space {
     keys: *mut i8,
     key_scales: *mut f32,
     key_starts: *mut i32,
-    /// Sixteen keys before they are packed.
-    rows: *mut u8,
-    /// Panels of 16 dimensions, `[quads of tokens][16][4]`, `16 * padded tokens` bytes apart.
+    /// A panel of keys before it is rounded, `[padded head][16]`.
+    panel: *mut f32,
+    /// Panels of 16 dimensions, `[quads of tokens][16][4]`, `16 * padded tokens` bytes apart. Of `n` quads, number `i` has the
+    /// tokens `i`, `i + n`, `i + 2 n` and `i + 3 n`: sixteen lanes of four registers are sixteen quads.
     values: *mut i8,
     value_scales: *mut f32,
-    /// `[QUERIES][padded tokens]`.
+    /// `[QUERIES][columns]`, `columns` the tokens rounded up to a multiple of 64.
     scores: *mut f32,
-    /// `[QUERIES][2][padded tokens]`: upper and lower six bits.
+    /// `[QUERIES][2][columns]`: upper and lower six bits, in quads as the values.
     weights: *mut u8,
     /// `[QUERIES][padded head]`.
     context: *mut f32,
@@ -114,7 +114,8 @@ struct Space {
 impl Space {
     #[inline(always)]
     unsafe fn of(work: &mut [f32], tokens: usize, head: usize) -> Self {
-        let (tokens, head) = (tokens.next_multiple_of(16), head.next_multiple_of(16));
+        let (columns, head) = (tokens.next_multiple_of(64), head.next_multiple_of(16));
+        let tokens = tokens.next_multiple_of(16);
         let mut next = work.as_mut_ptr();
         // SAFETY: the lengths add up to `Attention::work_len_i8`.
         let mut take = |floats: usize| unsafe {
@@ -131,11 +132,11 @@ impl Space {
             keys: keys.cast(),
             key_scales,
             key_starts: key_starts.cast(),
-            rows: take(16 * head / 4).cast(),
+            panel: take(16 * head),
             values: values.cast(),
             value_scales,
-            scores: take(QUERIES * tokens),
-            weights: take(QUERIES * tokens / 2).cast(),
+            scores: take(QUERIES * columns),
+            weights: take(QUERIES * columns / 2).cast(),
             context: take(QUERIES * head),
         }
     }
@@ -148,7 +149,8 @@ unsafe fn part<V: Lanes>(from: *const f32, at: usize, width: usize) -> V {
     unsafe { if at + 16 <= width { V::load(from.add(at)) } else { V::load_first(from.add(at), width - at) } }
 }
 
-/// Rounds `width` values of each row as `floats::quantize` does; the result is padded with zeros to a multiple of 16.
+/// Rounds `width` values of each row as `floats::quantize` does; the result is padded with zeros to a multiple of 16. `scales`
+/// has room for a multiple of 16 rows.
 #[inline(always)]
 unsafe fn round_rows<V: Lanes>(
     from: *const f32,
@@ -159,64 +161,67 @@ unsafe fn round_rows<V: Lanes>(
     scales: *mut f32,
 ) {
     let padded = width.next_multiple_of(16);
-    for group in (0..rows).step_by(GROUP) {
+    for group in (0..rows).step_by(16) {
         // SAFETY: `from`, `to` and `scales` hold the rows.
         unsafe {
-            let rows = GROUP.min(rows - group);
-            let mut amax = [TINY; GROUP];
+            let rows = 16.min(rows - group);
+            let mut lanes = [V::splat(0.0); 16];
             for row in 0..rows {
                 let from = from.add((group + row) * stride);
-                let mut lanes = V::splat(0.0);
                 for at in (0..width).step_by(16) {
-                    lanes = part::<V>(from, at, width).abs().max(lanes);
+                    lanes[row] = part::<V>(from, at, width).abs().max(lanes[row]);
                 }
-                let of_row = lanes.largest();
-                amax[row] = if of_row > TINY { of_row } else { TINY };
             }
+            let inverses = scale_of(V::largest_of_each(&lanes), scales.add(group));
             for row in 0..rows {
                 let (from, to) = (from.add((group + row) * stride), to.add((group + row) * padded));
-                let inverse = V::splat(127.0 / amax[row]);
+                let inverse = V::splat(inverses[row]);
                 for at in (0..width).step_by(16) {
                     part::<V>(from, at, width).mul(inverse).store_integers(to.add(at));
                 }
-                *scales.add(group + row) = amax[row] / 127.0;
             }
         }
     }
 }
 
+/// Stores what an integer stands for, sixteen times, and gives what a value is multiplied with before it is rounded.
 #[inline(always)]
-unsafe fn pack_keys<V: Lanes>(attention: &Attention<'_>, space: &Space) {
+unsafe fn scale_of<V: Lanes>(largest: V, scales: *mut f32) -> [f32; 16] {
+    let mut inverses = [0.0; 16];
+    // SAFETY: the caller vouches for 16 scales.
+    unsafe {
+        let (amax, most) = (largest.max(V::splat(TINY)), V::splat(127.0));
+        amax.div(most).store(scales);
+        most.div(amax).store(inverses.as_mut_ptr());
+    }
+    inverses
+}
+
+#[inline(always)]
+unsafe fn pack_keys<T: IntegerTiles>(attention: &Attention<'_>, space: &Space) {
     let Attention { key, tokens, head, stride, .. } = *attention;
     let (quads, padded) = (head.div_ceil(4), head.next_multiple_of(16));
-    let sign = u32::from_ne_bytes([V::OFFSET; 4]);
     for first in (0..tokens).step_by(16) {
-        let count = 16.min(tokens - first);
         // SAFETY: keys and work space hold the panel.
         unsafe {
-            let scales = space.key_scales.add(first);
-            round_rows::<V>(key.as_ptr().add(first * stride), stride, count, head, space.rows, scales);
-            let panel = space.keys.add(first * padded).cast::<u32>();
-            for key in 0..16 {
-                let from = space.rows.add(key * padded);
-                if key >= count {
-                    (0..quads).for_each(|quad| panel.add(quad * 16 + key).write_unaligned(0));
-                    *scales.add(key) = 0.0;
-                    *space.key_starts.add(first + key) = 0;
-                    continue;
-                }
-                for quad in 0..quads {
-                    let word = from.add(quad * 4).cast::<u32>().read_unaligned();
-                    panel.add(quad * 16 + key).write_unaligned(word ^ sign);
-                }
-                let mut sum = 0;
-                if V::OFFSET != 0 {
-                    for at in 0..padded {
-                        sum += i32::from((*from.add(at) ^ V::OFFSET) as i8);
-                    }
-                }
-                *space.key_starts.add(first + key) = -i32::from(V::OFFSET) * sum;
+            let from = key.as_ptr().add(first * stride);
+            transpose_panel::<T::Lanes>(from, stride, 16.min(tokens - first), head, space.panel);
+            let zero = T::Lanes::splat(0.0);
+            let mut lanes = zero;
+            for dimension in 0..head {
+                lanes = T::Lanes::load(space.panel.add(dimension * 16)).abs().max(lanes);
             }
+            let inverse = scale_of(lanes, space.key_scales.add(first));
+            let inverse = T::Lanes::load(inverse.as_ptr());
+            let panel = space.keys.add(first * padded);
+            for quad in 0..quads {
+                let mut rows = [zero; 4];
+                for row in 0..4.min(head - quad * 4) {
+                    rows[row] = T::Lanes::load(space.panel.add((quad * 4 + row) * 16)).mul(inverse);
+                }
+                T::Lanes::store_quads(rows, panel.add(quad * 64));
+            }
+            T::starts(panel, quads, space.key_starts.add(first));
         }
     }
 }
@@ -224,7 +229,7 @@ unsafe fn pack_keys<V: Lanes>(attention: &Attention<'_>, space: &Space) {
 #[inline(always)]
 unsafe fn pack_values<V: Lanes>(attention: &Attention<'_>, space: &Space) {
     let Attention { value, tokens, head, stride, .. } = *attention;
-    let keys = tokens.next_multiple_of(16);
+    let (keys, quads) = (tokens.next_multiple_of(16), tokens.div_ceil(4));
     for first in (0..head).step_by(16) {
         // SAFETY: values and work space hold the panel.
         unsafe {
@@ -232,28 +237,25 @@ unsafe fn pack_values<V: Lanes>(attention: &Attention<'_>, space: &Space) {
             for token in 0..tokens {
                 lanes = part::<V>(value.as_ptr().add(token * stride), first, head).abs().max(lanes);
             }
-            let mut inverses = [0.0_f32; 16];
-            lanes.store(inverses.as_mut_ptr());
-            for (lane, inverse) in inverses.iter_mut().enumerate() {
-                let amax = if *inverse > TINY { *inverse } else { TINY };
-                *space.value_scales.add(first + lane) = amax / 127.0;
-                *inverse = 127.0 / amax;
-            }
-            let inverse = V::load(inverses.as_ptr());
+            let inverse = scale_of(lanes, space.value_scales.add(first));
+            let inverse = V::load(inverse.as_ptr());
             let panel = space.values.add(first * keys);
-            for token in (0..tokens).step_by(4) {
+            for quad in 0..quads {
                 let mut rows = [V::splat(0.0); 4];
-                for row in 0..4.min(tokens - token) {
-                    rows[row] = part::<V>(value.as_ptr().add((token + row) * stride), first, head).mul(inverse);
+                for row in 0..4 {
+                    let token = quad + row * quads;
+                    if token < tokens {
+                        rows[row] = part::<V>(value.as_ptr().add(token * stride), first, head).mul(inverse);
+                    }
                 }
-                V::store_quads(rows, panel.add(token * 16));
+                V::store_quads(rows, panel.add(quad * 64));
             }
         }
     }
 }
 
 /// Rounds 4095 times the exponential of each row's first `count` scores, after the largest was taken off, and gives the inverses
-/// of the rows' sums.
+/// of the rows' sums. The weights go into quads, as the values do.
 #[inline(always)]
 unsafe fn softmax<V: Lanes>(
     scores: *const f32,
@@ -262,35 +264,58 @@ unsafe fn softmax<V: Lanes>(
     rows: usize,
     count: usize,
 ) -> [f32; QUERIES] {
-    let last = (count - 1) / 16 * 16;
-    // SAFETY: scores and weights of each row are padded to `stride`, a multiple of 16.
+    let quads = count.div_ceil(4);
+    // The last of the four tokens is there as far as this quad.
+    let whole = count.saturating_sub(3 * quads) / 16 * 16;
+    // SAFETY: scores and weights of each row are padded to `stride`, a multiple of 64.
     unsafe {
-        let own = V::first(count - last);
-        let (magic, levels) = (V::splat(MAGIC), V::splat(4095.0));
+        // As many sums of weights and `MAGIC` as there are, less all but one `MAGIC`.
+        let less = (1 - 4 * quads.div_ceil(16) as i32).wrapping_mul(MAGIC.to_bits() as i32);
+        let start = V::load([less; 16].as_ptr().cast());
         // One thing after the other for all rows, so that no row waits for its own reduction.
         let largest = largest::<V>(scores, stride, rows, count);
-        let mut sums = [V::splat(0.0); QUERIES];
+        let mut sums = [start; QUERIES];
         for row in 0..rows.min(QUERIES) {
             let (scores, upper) = (scores.add(row * stride), weights.add(2 * row * stride));
             let lower = upper.add(stride);
-            let mut sum = V::splat(0.0);
+            let mut sum = start;
             let mut at = 0;
-            while at < last {
-                // Whole numbers below 2^24: added in any order, they give the same.
-                let p = exp_of(V::load(scores.add(at)).sub(largest[row])).mul(levels).add(magic);
-                p.store_weights(upper.add(at), lower.add(at));
-                sum = sum.add(p.sub(magic));
+            while at < whole {
+                let p = weights_of(scores.add(at), quads, largest[row]);
+                V::store_weights(p, upper.add(at * 4), lower.add(at * 4));
+                sum = sum.add_bits(p[0].add_bits(p[1])).add_bits(p[2].add_bits(p[3]));
                 at += 16;
             }
-            let p = exp_of(V::load(scores.add(last)).sub(largest[row])).mul(levels).add(magic);
-            let p = V::select(own, p, magic);
-            p.store_weights(upper.add(last), lower.add(last));
-            sums[row] = sum.add(p.sub(magic));
+            while at < quads {
+                let mut p = weights_of(scores.add(at), quads, largest[row]);
+                for of in 0..4 {
+                    let there = quads.min(count.saturating_sub(of * quads)).saturating_sub(at).min(16);
+                    p[of] = V::select(V::first(there), p[of], V::splat(MAGIC));
+                }
+                V::store_weights(p, upper.add(at * 4), lower.add(at * 4));
+                sum = sum.add_bits(p[0].add_bits(p[1])).add_bits(p[2].add_bits(p[3]));
+                at += 16;
+            }
+            sums[row] = sum;
         }
         let mut inverses = [0.0; QUERIES];
         for row in 0..rows.min(QUERIES) {
-            inverses[row] = 1.0 / sums[row].sum();
+            inverses[row] = 1.0 / sums[row].sub(V::splat(MAGIC)).sum();
         }
         inverses
+    }
+}
+
+/// Sixteen scores at four places, `apart` from each other, as weights plus `MAGIC`.
+#[inline(always)]
+unsafe fn weights_of<V: Lanes>(scores: *const f32, apart: usize, largest: V) -> [V; 4] {
+    // SAFETY: the caller vouches for the scores.
+    unsafe {
+        let mut p = [V::splat(0.0); 4];
+        for of in 0..4 {
+            let exponential = exp_of(V::load(scores.add(of * apart)).sub(largest));
+            p[of] = exponential.mul(V::splat(4095.0)).add(V::splat(MAGIC));
+        }
+        p
     }
 }

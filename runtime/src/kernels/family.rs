@@ -167,12 +167,13 @@ impl Attention<'_> {
         keys * (head + head.next_multiple_of(16) + QUERIES)
     }
 
-    /// Floats of work space of the integer form: queries, keys and values as bytes, what goes with each, scores and weights of
-    /// a tile of queries, and their output.
+    /// Floats of work space of the integer form: queries, keys and values as bytes, what goes with each, a panel of keys,
+    /// scores and weights of a tile of queries, and their output.
     pub(crate) fn work_len_i8(tokens: usize, head: usize) -> usize {
-        let (tokens, head) = (tokens.next_multiple_of(16), head.next_multiple_of(16));
-        let bytes = tokens * head * 3 + 16 * head + 2 * QUERIES * tokens;
-        bytes / 4 + 3 * tokens + head + QUERIES * (tokens + head)
+        let (keys, head) = (tokens.next_multiple_of(64), head.next_multiple_of(16));
+        let tokens = tokens.next_multiple_of(16);
+        let bytes = tokens * head * 3 + 2 * QUERIES * keys;
+        bytes / 4 + 3 * tokens + head + 16 * head + QUERIES * (keys + head)
     }
 
     /// Whether queries, keys, values, bias and output hold what the sizes say.

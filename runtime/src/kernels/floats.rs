@@ -14,7 +14,7 @@ use super::family::{Attention, Floats, FloatsMut, IntegersMut, LinearF32, NormVi
 use super::lanes::Lanes;
 
 /// Rows that go through a kernel together, so that one row's reduction does not wait for the other's.
-pub(super) const GROUP: usize = 4;
+const GROUP: usize = 4;
 
 #[inline(always)]
 pub(super) unsafe fn quantize<V: Lanes>(input: Floats<'_>, output: IntegersMut<'_>) {
@@ -359,22 +359,36 @@ unsafe fn step<V: Lanes, const ROWS: usize, const PANELS: usize>(
 #[inline(always)]
 unsafe fn transpose<V: Lanes>(attention: &Attention<'_>, to: *mut f32) {
     let Attention { key, tokens, head, stride, .. } = *attention;
-    // SAFETY: as `attention`'s.
+    for first in (0..tokens).step_by(16) {
+        // SAFETY: as `attention`'s.
+        unsafe {
+            let from = key.as_ptr().add(first * stride);
+            transpose_panel::<V>(from, stride, (tokens - first).min(16), head, to.add(first * head));
+        }
+    }
+}
+
+/// Up to 16 rows of `width` values become `[width][16]`, filled up with zeros.
+#[inline(always)]
+pub(super) unsafe fn transpose_panel<V: Lanes>(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    width: usize,
+    to: *mut f32,
+) {
+    let whole = if rows == 16 { width / 16 * 16 } else { 0 };
+    // SAFETY: the caller vouches for the rows, and for `16 * width` values of `to`.
     unsafe {
-        for first in (0..tokens).step_by(16) {
-            let (from, panel) = (key.as_ptr().add(first * stride), to.add(first * head));
-            let lanes = (tokens - first).min(16);
-            let whole = if lanes == 16 { head / 16 * 16 } else { 0 };
-            for dimension in (0..whole).step_by(16) {
-                V::transpose(from.add(dimension), stride, panel.add(dimension * 16));
+        for column in (0..whole).step_by(16) {
+            V::transpose(from.add(column), stride, to.add(column * 16));
+        }
+        for column in whole..width {
+            for row in 0..rows {
+                *to.add(column * 16 + row) = *from.add(row * stride + column);
             }
-            for dimension in whole..head {
-                for lane in 0..lanes {
-                    *panel.add(dimension * 16 + lane) = *from.add(lane * stride + dimension);
-                }
-                for lane in lanes..16 {
-                    *panel.add(dimension * 16 + lane) = 0.0;
-                }
+            for row in rows..16 {
+                *to.add(column * 16 + row) = 0.0;
             }
         }
     }

@@ -24,6 +24,24 @@ pub(super) trait IntegerTiles {
     /// `to = (f32(start + sum of left * right) * row scale) * scale + bias` for some rows and one or two panels. Of two planes of
     /// the left matrix, the first counts 64 times.
     unsafe fn multiply(tile: &IntegerTile, rows: usize, panels: usize);
+
+    /// As [`multiply`](Self::multiply), of any number of panels, for a product of little depth and without a bias (0 is added or
+    /// is not).
+    #[inline(always)]
+    unsafe fn multiply_shallow(tile: &IntegerTile, rows: usize, panels: usize) {
+        for panel in (0..panels).step_by(Self::PANELS) {
+            // SAFETY: as this function's.
+            unsafe { Self::multiply(&tile.at_panel(panel), rows, Self::PANELS.min(panels - panel)) };
+        }
+    }
+
+    /// What the 16 columns of a panel start from, so that nothing is left of what [`Lanes::OFFSET`] adds.
+    #[inline(always)]
+    unsafe fn starts(_: *const i8, _: usize, to: *mut i32) {
+        const { assert!(Self::Lanes::OFFSET == 0, "an offset must be taken off") };
+        // SAFETY: the caller vouches for 16 integers.
+        unsafe { to.write_bytes(0, 16) };
+    }
 }
 
 /// Where a tile of an int8 product comes from and goes to.
@@ -38,7 +56,6 @@ pub(super) struct IntegerTile {
     pub(super) row_scales: *const f32,
     /// Panels of `[quads][16][4]`, `panel` bytes apart.
     pub(super) right: *const i8,
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 takes two panels at a time"))]
     pub(super) panel: usize,
     pub(super) quads: usize,
     /// One a column, as are the next two: takes off what [`Lanes::OFFSET`] adds.
@@ -47,6 +64,24 @@ pub(super) struct IntegerTile {
     pub(super) bias: *const f32,
     pub(super) to: *mut f32,
     pub(super) to_stride: usize,
+}
+
+impl IntegerTile {
+    /// The tile some panels further on; its bias stays.
+    #[inline(always)]
+    pub(super) unsafe fn at_panel(&self, panel: usize) -> Self {
+        let column = panel * 16;
+        // SAFETY: the caller vouches for the panel.
+        unsafe {
+            Self {
+                right: self.right.add(panel * self.panel),
+                start: self.start.add(column),
+                scales: self.scales.add(column),
+                to: self.to.add(column),
+                ..*self
+            }
+        }
+    }
 }
 
 #[inline(always)]

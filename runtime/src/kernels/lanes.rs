@@ -1,6 +1,7 @@
 //! Sixteen lanes of `f32`, as one, two or four registers.
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
+#![allow(clippy::needless_range_loop, reason = "rows number registers and memory alike")]
 
 use super::floats::{Columns, Finish, Tile};
 
@@ -28,6 +29,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn sub(self, other: Self) -> Self;
     /// `self * other`.
     unsafe fn mul(self, other: Self) -> Self;
+    /// `self / other`.
+    unsafe fn div(self, other: Self) -> Self;
     /// `self * by + plus`, rounded once.
     unsafe fn fma(self, by: Self, plus: Self) -> Self;
     /// `self * by - less`, rounded once.
@@ -44,6 +47,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn select(mask: Self, this: Self, other: Self) -> Self;
     /// Adds the low nine bits of `exponent`, as an integer, to the exponents of `self`.
     unsafe fn scale(self, exponent: Self) -> Self;
+    /// Adds the lanes' bits as integers, wrapping.
+    unsafe fn add_bits(self, other: Self) -> Self;
     /// Lanes 8 apart added, then 4, 2 and 1 apart.
     unsafe fn sum(self) -> f32;
     /// The largest lane.
@@ -51,8 +56,9 @@ pub(super) trait Lanes: Copy {
     /// Each lane rounded to the nearest integer, ties to even, in the byte form that the family multiplies. The lanes
     /// must be from -127 to 127.
     unsafe fn store_integers(self, to: *mut u8);
-    /// Each lane, a whole number from 0 to 4095 plus `approximation::MAGIC`, as its upper and its lower six bits.
-    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8);
+    /// Each lane of four rows, a whole number from 0 to 4095 plus `approximation::MAGIC`, as its upper and its lower six bits:
+    /// those of row `r` and lane `l` go to `4 * l + r`.
+    unsafe fn store_weights(rows: [Self; 4], upper: *mut u8, lower: *mut u8);
     /// Each lane of four rows rounded to the nearest integer, ties to even, as signed bytes: row `r` of lane `l` goes to
     /// `to + 4 * l + r`. The lanes must be from -127 to 127.
     unsafe fn store_quads(rows: [Self; 4], to: *mut i8);
@@ -75,6 +81,19 @@ pub(super) trait Lanes: Copy {
         };
         // SAFETY: 16 lanes from `16 - count` on end inside the table.
         unsafe { Self::load(MASKS.as_ptr().add(16 - count).cast()) }
+    }
+
+    /// In lane `r` the largest lane of row `r`; no lane is NaN.
+    #[inline(always)]
+    unsafe fn largest_of_each(rows: &[Self; 16]) -> Self {
+        let mut largest = [0.0_f32; 16];
+        // SAFETY: the array has 16 lanes.
+        unsafe {
+            for row in 0..16 {
+                largest[row] = rows[row].largest();
+            }
+            Self::load(largest.as_ptr())
+        }
     }
 
     /// The first `count` values (at most 16), and zeros.

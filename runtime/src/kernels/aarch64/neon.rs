@@ -243,6 +243,11 @@ impl Lanes for Quad {
     }
 
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe { vdivq_f32(a, b) })
+    }
+
+    #[inline(always)]
     unsafe fn fma(self, by: Self, plus: Self) -> Self {
         let (a, b, c) = (self.0, by.0, plus.0);
         unsafe {
@@ -307,6 +312,13 @@ impl Lanes for Quad {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, other: Self) -> Self {
+        self.zip(other, |a, b| unsafe {
+            vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let [a, b, c, d] = self.0;
         unsafe {
@@ -334,17 +346,15 @@ impl Lanes for Quad {
     }
 
     #[inline(always)]
-    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8) {
+    unsafe fn store_weights(rows: [Self; 4], upper: *mut u8, lower: *mut u8) {
         unsafe {
-            let mut bits = [vdupq_n_u32(0); 4];
-            for four in 0..4 {
-                bits[four] = vreinterpretq_u32_f32(self.0[four]);
+            let mut six_bits = [[vdupq_n_u8(0); 4]; 2];
+            for row in 0..4 {
+                [six_bits[0][row], six_bits[1][row]] = six_bits_of(rows[row]);
             }
-            store_six_bits(bits, lower);
-            for four in &mut bits {
-                *four = vshrq_n_u32::<6>(*four);
-            }
-            store_six_bits(bits, upper);
+            let [[a, b, c, d], [e, f, g, h]] = six_bits;
+            vst4q_u8(upper, uint8x16x4_t(a, b, c, d));
+            vst4q_u8(lower, uint8x16x4_t(e, f, g, h));
         }
     }
 
@@ -360,14 +370,18 @@ impl Lanes for Quad {
     }
 }
 
-/// The lower six bits of sixteen lanes as bytes.
+/// The upper and the lower six bits of the lowest twelve of sixteen lanes.
 #[inline(always)]
-unsafe fn store_six_bits(lanes: [uint32x4_t; 4], to: *mut u8) {
-    let [a, b, c, d] = lanes;
+unsafe fn six_bits_of(lanes: Quad) -> [uint8x16_t; 2] {
+    let [a, b, c, d] = lanes.0;
     unsafe {
-        let narrow = |low, high| vcombine_u16(vmovn_u32(low), vmovn_u32(high));
-        let bytes = vcombine_u8(vmovn_u16(narrow(a, b)), vmovn_u16(narrow(c, d)));
-        vst1q_u8(to, vandq_u8(bytes, vdupq_n_u8(63)));
+        let narrow =
+            |low, high| vcombine_u16(vmovn_u32(vreinterpretq_u32_f32(low)), vmovn_u32(vreinterpretq_u32_f32(high)));
+        let (low, high) = (narrow(a, b), narrow(c, d));
+        let six = vdupq_n_u8(63);
+        let upper = vcombine_u8(vshrn_n_u16::<6>(low), vshrn_n_u16::<6>(high));
+        let lower = vcombine_u8(vmovn_u16(low), vmovn_u16(high));
+        [vandq_u8(upper, six), vandq_u8(lower, six)]
     }
 }
 

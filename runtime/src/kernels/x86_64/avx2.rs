@@ -273,6 +273,11 @@ impl Lanes for Pair {
     }
 
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
+    }
+
+    #[inline(always)]
     unsafe fn fma(self, by: Self, plus: Self) -> Self {
         unsafe { Self(_mm256_fmadd_ps(self.0, by.0, plus.0), _mm256_fmadd_ps(self.1, by.1, plus.1)) }
     }
@@ -316,6 +321,11 @@ impl Lanes for Pair {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, other: Self) -> Self {
+        unsafe { Self(add_bits(self.0, other.0), add_bits(self.1, other.1)) }
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
     }
@@ -352,11 +362,11 @@ impl Lanes for Pair {
     }
 
     #[inline(always)]
-    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8) {
+    unsafe fn store_weights(rows: [Self; 4], upper: *mut u8, lower: *mut u8) {
         unsafe {
-            let (first, second) = (_mm256_castps_si256(self.0), _mm256_castps_si256(self.1));
-            store_six_bits(_mm256_srli_epi32::<6>(first), _mm256_srli_epi32::<6>(second), upper);
-            store_six_bits(first, second, lower);
+            let [a, b, c, d] = rows;
+            store_six_bits([a.0, b.0, c.0, d.0], upper, lower);
+            store_six_bits([a.1, b.1, c.1, d.1], upper.add(32), lower.add(32));
         }
     }
 
@@ -370,16 +380,26 @@ impl Lanes for Pair {
     }
 }
 
-/// The lower six bits of sixteen lanes as bytes.
+/// The upper and the lower six bits of four rows' lowest twelve side by side in the bytes of each lane.
 #[inline(always)]
-unsafe fn store_six_bits(first: __m256i, second: __m256i, to: *mut u8) {
+unsafe fn store_six_bits(rows: [__m256; 4], upper: *mut u8, lower: *mut u8) {
     unsafe {
-        let six = _mm256_set1_epi32(63);
-        let words = _mm256_packs_epi32(_mm256_and_si256(first, six), _mm256_and_si256(second, six));
-        // Lanes 0-3, 8-11, 4-7, 12-15.
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-        let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-        _mm_storeu_si128(to.cast(), bytes);
+        let (a, b) = (_mm256_castps_si256(rows[0]), _mm256_castps_si256(rows[1]));
+        let (c, d) = (_mm256_castps_si256(rows[2]), _mm256_castps_si256(rows[3]));
+        // Bits above the twelve are those of `MAGIC`, whose lower half is zero.
+        let even = _mm256_blend_epi16::<0b1010_1010>(a, _mm256_slli_epi32::<16>(c));
+        let odd = _mm256_blend_epi16::<0b1010_1010>(b, _mm256_slli_epi32::<16>(d));
+        _mm256_storeu_si256(lower.cast(), six_bits(even, odd));
+        _mm256_storeu_si256(upper.cast(), six_bits(_mm256_srli_epi16::<6>(even), _mm256_srli_epi16::<6>(odd)));
+    }
+}
+
+/// The lower six bits of words, as even and odd bytes.
+#[inline(always)]
+unsafe fn six_bits(even: __m256i, odd: __m256i) -> __m256i {
+    unsafe {
+        let six = _mm256_set1_epi16(63);
+        _mm256_or_si256(_mm256_and_si256(even, six), _mm256_slli_epi16::<8>(_mm256_and_si256(odd, six)))
     }
 }
 
@@ -402,4 +422,9 @@ unsafe fn scale(lanes: __m256, exponent: __m256) -> __m256 {
         let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponent));
         _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(lanes), exponent))
     }
+}
+
+#[inline(always)]
+unsafe fn add_bits(a: __m256, b: __m256) -> __m256 {
+    unsafe { _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b))) }
 }

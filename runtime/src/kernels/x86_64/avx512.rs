@@ -132,6 +132,35 @@ impl IntegerTiles for Avx512Vnni {
         }
         by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
+
+    #[inline(always)]
+    unsafe fn multiply_shallow(tile: &IntegerTile, rows: usize, panels: usize) {
+        // SAFETY: as this function's.
+        unsafe {
+            match tile.quads {
+                8 => shallow::<8, 2>(tile, rows, panels),
+                16 => shallow::<16, 1>(tile, rows, panels),
+                _ => {
+                    for panel in (0..panels).step_by(Self::PANELS) {
+                        Self::multiply(&tile.at_panel(panel), rows, Self::PANELS.min(panels - panel));
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn starts(panel: *const i8, quads: usize, to: *mut i32) {
+        // SAFETY: the panel has its quads, `to` 16 integers.
+        unsafe {
+            let offset = _mm512_set1_epi8(i8::MIN);
+            let mut sums = _mm512_setzero_si512();
+            for quad in 0..quads {
+                sums = _mm512_dpbusd_epi32(sums, offset, _mm512_loadu_si512(panel.add(quad * 64).cast()));
+            }
+            _mm512_storeu_si512(to.cast(), _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+        }
+    }
 }
 
 #[inline]
@@ -188,6 +217,55 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(tile: &IntegerTile)
     }
 }
 
+/// Products of the depth `4 * QUADS`: a row at a time, against panels that stay in registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn shallow<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile, rows: usize, panels: usize) {
+    let mut panel = 0;
+    // SAFETY: rows, panels and output are inside their buffers.
+    unsafe {
+        while panel + PANELS <= panels {
+            shallow_panels::<QUADS, PANELS>(&tile.at_panel(panel), rows);
+            panel += PANELS;
+        }
+        if panel < panels {
+            shallow_panels::<QUADS, 1>(&tile.at_panel(panel), rows);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn shallow_panels<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile, rows: usize) {
+    // SAFETY: rows, panels and output are inside their buffers.
+    unsafe {
+        let mut right = [[_mm512_setzero_si512(); QUADS]; PANELS];
+        let mut starts = [_mm512_setzero_si512(); PANELS];
+        let mut scales = [_mm512_setzero_ps(); PANELS];
+        for panel in 0..PANELS {
+            for quad in 0..QUADS {
+                right[panel][quad] = _mm512_loadu_si512(tile.right.add(panel * tile.panel + quad * 64).cast());
+            }
+            starts[panel] = _mm512_loadu_si512(tile.start.add(panel * 16).cast());
+            scales[panel] = _mm512_loadu_ps(tile.scales.add(panel * 16));
+        }
+        for row in 0..rows {
+            let left = tile.left.add(row * tile.left_stride).cast::<i32>();
+            let mut sums = starts;
+            for quad in 0..QUADS {
+                let left = _mm512_set1_epi32(left.add(quad).read_unaligned());
+                for panel in 0..PANELS {
+                    sums[panel] = _mm512_dpbusd_epi32(sums[panel], left, right[panel][quad]);
+                }
+            }
+            let by_row = _mm512_set1_ps(*tile.row_scales.add(row));
+            for panel in 0..PANELS {
+                let value = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[panel]), by_row), scales[panel]);
+                _mm512_storeu_ps(tile.to.add(row * tile.to_stride + panel * 16), value);
+            }
+        }
+    }
+}
+
 // SAFETY of all blocks: whoever calls has the instructions, and vouches for the pointers, as `Lanes` demands.
 impl Lanes for __m512 {
     const TILE_ROWS: usize = 12;
@@ -222,6 +300,11 @@ impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         unsafe { _mm512_mul_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { _mm512_div_ps(self, other) }
     }
 
     #[inline(always)]
@@ -268,6 +351,11 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, other: Self) -> Self {
+        unsafe { _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self), _mm512_castps_si512(other))) }
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe {
             let half = _mm256_add_ps(_mm512_castps512_ps256(self), _mm512_extractf32x8_ps::<1>(self));
@@ -282,6 +370,25 @@ impl Lanes for __m512 {
                 _mm512_castps512_ps256(self),
                 _mm512_extractf32x8_ps::<1>(self),
             ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest_of_each(rows: &[Self; 16]) -> Self {
+        unsafe {
+            let mut fours = [_mm512_setzero_ps(); 4];
+            for (four, largest) in fours.iter_mut().enumerate() {
+                let (a, b) = (rows[four * 4], rows[four * 4 + 1]);
+                let (c, d) = (rows[four * 4 + 2], rows[four * 4 + 3]);
+                let ab = _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+                let cd = _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+                // In each quarter of the register, lane by lane those of the four rows.
+                let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+                *largest = _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            }
+            let [a, b, c, d] = fours;
+            let ab = largest_of_quarters(a, b);
+            largest_of_quarters(ab, largest_of_quarters(c, d))
         }
     }
 
@@ -342,12 +449,20 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn store_weights(self, upper: *mut u8, lower: *mut u8) {
+    unsafe fn store_weights(rows: [Self; 4], upper: *mut u8, lower: *mut u8) {
         unsafe {
-            let (bits, six) = (_mm512_castps_si512(self), _mm512_set1_epi32(63));
-            let shifted = _mm512_srli_epi32::<6>(bits);
-            _mm_storeu_si128(upper.cast(), _mm512_cvtepi32_epi8(_mm512_and_si512(shifted, six)));
-            _mm_storeu_si128(lower.cast(), _mm512_cvtepi32_epi8(_mm512_and_si512(bits, six)));
+            let (a, b) = (_mm512_castps_si512(rows[0]), _mm512_castps_si512(rows[1]));
+            let (c, d) = (_mm512_castps_si512(rows[2]), _mm512_castps_si512(rows[3]));
+            // Bits above the twelve are those of `MAGIC`, whose lower half is zero.
+            let (words, bytes) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi16(0xff));
+            let even = _mm512_ternarylogic_epi32::<CHOOSE>(words, a, _mm512_slli_epi32::<16>(c));
+            let odd = _mm512_ternarylogic_epi32::<CHOOSE>(words, b, _mm512_slli_epi32::<16>(d));
+            let six = _mm512_set1_epi8(63);
+            let low = _mm512_ternarylogic_epi32::<CHOOSE>(bytes, even, _mm512_slli_epi16::<8>(odd));
+            let high = _mm512_srli_epi16::<6>(even);
+            let high = _mm512_ternarylogic_epi32::<CHOOSE>(bytes, high, _mm512_slli_epi16::<2>(odd));
+            _mm512_storeu_si512(lower.cast(), _mm512_and_si512(low, six));
+            _mm512_storeu_si512(upper.cast(), _mm512_and_si512(high, six));
         }
     }
 
@@ -356,10 +471,24 @@ impl Lanes for __m512 {
         unsafe {
             let (a, b) = (_mm512_cvtps_epi32(rows[0]), _mm512_cvtps_epi32(rows[1]));
             let (c, d) = (_mm512_cvtps_epi32(rows[2]), _mm512_cvtps_epi32(rows[3]));
-            let byte = _mm512_set1_epi32(255);
-            let low = _mm512_or_si512(_mm512_and_si512(a, byte), _mm512_slli_epi32::<8>(_mm512_and_si512(b, byte)));
-            let high = _mm512_or_si512(_mm512_slli_epi32::<16>(_mm512_and_si512(c, byte)), _mm512_slli_epi32::<24>(d));
-            _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, high));
+            let (byte, word, three) =
+                (_mm512_set1_epi32(0xff), _mm512_set1_epi32(0xffff), _mm512_set1_epi32(0xff_ffff));
+            let low = _mm512_ternarylogic_epi32::<CHOOSE>(byte, a, _mm512_slli_epi32::<8>(b));
+            let (c, d) = (_mm512_slli_epi32::<16>(c), _mm512_slli_epi32::<24>(d));
+            let high = _mm512_ternarylogic_epi32::<CHOOSE>(three, c, d);
+            _mm512_storeu_si512(to.cast(), _mm512_ternarylogic_epi32::<CHOOSE>(word, low, high));
         }
+    }
+}
+
+/// The logic of three bits that takes the second where the first is set, and the third elsewhere.
+const CHOOSE: i32 = 0xca;
+
+/// Quarters of two registers in pairs, the larger of each: those of the first, then those of the second.
+#[inline(always)]
+unsafe fn largest_of_quarters(a: __m512, b: __m512) -> __m512 {
+    unsafe {
+        let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+        _mm512_max_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
     }
 }
