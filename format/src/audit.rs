@@ -180,7 +180,9 @@ impl AuditHead {
         let mut digest = [0; 32];
         digest.copy_from_slice(&header[32..]);
         let head = Self { sequence: u64_at(header, 24), digest };
-        if head.to_header() == *header { Ok(head) } else { Err(AuditError::NotATrail) }
+        // Nothing is in front of the first record, and of nothing else the digest is zeros.
+        let begins = (head.sequence == 0) == (digest == [0; 32]);
+        if begins && head.to_header() == *header { Ok(head) } else { Err(AuditError::NotATrail) }
     }
 }
 

@@ -18,31 +18,31 @@
 //! ```
 
 use core::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use kdh_format::{AUDIT_HEADER_LEN, AUDIT_RECORD_LEN, AuditEntry, AuditError, AuditHead, AuditStatus, token_bucket};
 
 use crate::labeler::{LabelError, Labeler};
-use crate::lock::Lock;
 use crate::report::Report;
 
-/// A trail that is being written. One process at a time: it holds a lock.
+pub use files::{Files, Folder};
+
+mod files;
+
+/// A trail that is being written, in a folder, or wherever `F` keeps files. One process at a time: [`Folder`] holds a lock.
 #[derive(Debug)]
-pub struct AuditLog {
-    folder: PathBuf,
+pub struct AuditLog<F = Folder> {
+    files: F,
     options: AuditOptions,
-    file: File,
-    /// Records in the file.
+    /// Records in the file at hand.
     records: u64,
     unsynced: u32,
     head: AuditHead,
     repaired: Option<u64>,
     /// A write that failed in the middle of a record.
     broken: bool,
-    _lock: Lock,
 }
 
 /// How much a trail keeps and how sure it is.
@@ -73,47 +73,56 @@ impl AuditLog {
     ///
     /// [`TrailError`]. A trail that was changed is not written to.
     pub fn open(folder: impl AsRef<Path>, options: AuditOptions) -> Result<Self, TrailError> {
-        let folder = folder.as_ref();
-        fs::create_dir_all(folder).map_err(TrailError::Io)?;
-        let lock = match Lock::new(folder) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(TrailError::Busy),
-            Err(error) => return Err(TrailError::Io(error)),
-        };
-        let mut names = names(folder).map_err(TrailError::Io)?;
-        let mut dropped = 0;
-        // A file that was begun and has no whole header holds nothing.
-        let mut expected = None;
-        if let Some((_, path)) = names.last() {
-            let len = fs::metadata(path).map_err(TrailError::Io)?.len();
-            let mut header = vec![0; AUDIT_HEADER_LEN.min(len as usize)];
-            File::open(path).and_then(|mut file| file.read_exact(&mut header)).map_err(TrailError::Io)?;
-            if header.len() < AUDIT_HEADER_LEN || header.iter().all(|&byte| byte == 0) {
-                fs::remove_file(path).map_err(TrailError::Io)?;
-                dropped = len;
-                expected = names.pop().map(|(sequence, _)| sequence);
-            }
+        match Folder::open(folder.as_ref()) {
+            Ok(folder) => Self::open_in(folder, options),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(TrailError::Busy),
+            Err(error) => Err(TrailError::Io(error)),
         }
-        let (file, records, head) = match names.last() {
-            None => (create(folder, AuditHead::START)?, 0, AuditHead::START),
-            Some((_, path)) => {
-                let read = FileOfRecords::read(path)?;
-                let first = read.first;
-                let mut head = first;
-                for record in &read.records {
-                    AuditEntry::parse(record, &mut head).map_err(TrailError::Changed)?;
-                }
-                if expected.is_some_and(|expected| expected != head.sequence) {
-                    return Err(TrailError::Changed(AuditError::NotATrail));
-                }
-                let mut file = OpenOptions::new().write(true).open(path).map_err(TrailError::Io)?;
-                if read.torn > 0 {
-                    let len = AUDIT_HEADER_LEN + read.records.len() * AUDIT_RECORD_LEN;
-                    file.set_len(len as u64).and_then(|()| file.sync_all()).map_err(TrailError::Io)?;
-                    dropped += read.torn;
-                }
-                file.seek(SeekFrom::End(0)).map_err(TrailError::Io)?;
-                (file, read.records.len() as u64, head)
+    }
+}
+
+impl<F: Files> AuditLog<F> {
+    /// As [`open`](AuditLog::open), in these files.
+    ///
+    /// # Errors
+    ///
+    /// [`TrailError`]. A trail that was changed is not written to.
+    pub fn open_in(mut files: F, options: AuditOptions) -> Result<Self, TrailError> {
+        let mut numbers = numbers(&files)?;
+        let mut last = numbers.last().map(|&number| read(&files, number)).transpose()?;
+        let mut dropped = 0;
+        // A file that was begun and has no whole header holds nothing; it began where the one before it ends.
+        let mut begun = None;
+        if let Some(bytes) = last.as_ref().filter(|bytes| has_no_header(bytes)) {
+            dropped = bytes.len() as u64;
+            begun = numbers.pop();
+            last = numbers.last().map(|&number| read(&files, number)).transpose()?;
+        }
+        let file = last.map(|bytes| FileOfRecords::parse(&bytes)).transpose()?;
+        if file.as_ref().map(|file| file.first.sequence) != numbers.last().copied() {
+            return Err(TrailError::Changed(AuditError::NotATrail));
+        }
+        let mut head = file.as_ref().map_or(AuditHead::START, |file| file.first);
+        for record in file.iter().flat_map(|file| &file.records) {
+            AuditEntry::parse(record, &mut head).map_err(TrailError::Changed)?;
+        }
+        if begun.is_some_and(|begun| begun != head.sequence) {
+            return Err(TrailError::Changed(AuditError::NotATrail));
+        }
+        // From here on it is known that nobody has changed it.
+        if let Some(begun) = begun {
+            files.remove(&name(begun)).map_err(TrailError::Io)?;
+        }
+        let records = match file {
+            None => {
+                files.create(&name(0), &AuditHead::START.to_header()).map_err(TrailError::Io)?;
+                0
+            }
+            Some(FileOfRecords { first, records, torn }) => {
+                let records = records.len() as u64;
+                files.resume(&name(first.sequence), len(records)).map_err(TrailError::Io)?;
+                dropped += torn;
+                records
             }
         };
         let repaired = (dropped > 0).then_some(dropped);
@@ -122,8 +131,7 @@ impl AuditLog {
             files: options.files.max(2),
             sync_every: options.sync_every.max(1),
         };
-        let (folder, unsynced, broken) = (folder.to_owned(), 0, false);
-        let mut log = Self { folder, options, file, records, unsynced, head, repaired, broken, _lock: lock };
+        let mut log = Self { files, options, records, unsynced: 0, head, repaired, broken: false };
         if repaired.is_some() {
             log.append(&AuditEntry::new(now_ms(SystemTime::now()), [0; 32], AuditStatus::Repaired))?;
             log.sync()?;
@@ -135,12 +143,12 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// [`TrailError::Io`] when the system refuses, because the disk is full say. The record is not in the trail then; a part of
-    /// it is removed before the next one.
+    /// [`TrailError::Io`] when the system refuses, because the disk is full say. A record that could not be written is not in the
+    /// trail; a part of it is removed before the next one. One that was written and not waited for may not outlast a power cut.
     pub fn append(&mut self, entry: &AuditEntry) -> Result<(), TrailError> {
         if self.broken {
-            let len = AUDIT_HEADER_LEN as u64 + self.records * AUDIT_RECORD_LEN as u64;
-            self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::End(0))).map_err(TrailError::Io)?;
+            let first = self.head.sequence.saturating_sub(self.records);
+            self.files.resume(&name(first), len(self.records)).map_err(TrailError::Io)?;
             self.broken = false;
         }
         if self.records >= self.options.records_per_file {
@@ -148,7 +156,7 @@ impl AuditLog {
         }
         let mut head = self.head;
         let record = entry.to_record(&mut head);
-        if let Err(error) = self.file.write_all(&record) {
+        if let Err(error) = self.files.append(&record) {
             self.broken = true;
             return Err(TrailError::Io(error));
         }
@@ -164,7 +172,7 @@ impl AuditLog {
     ///
     /// [`TrailError::Io`].
     pub fn sync(&mut self) -> Result<(), TrailError> {
-        self.file.sync_data().map_err(TrailError::Io)?;
+        self.files.sync().map_err(TrailError::Io)?;
         self.unsynced = 0;
         Ok(())
     }
@@ -181,11 +189,12 @@ impl AuditLog {
 
     fn rotate(&mut self) -> Result<(), TrailError> {
         self.sync()?;
-        self.file = create(&self.folder, self.head)?;
+        self.files.create(&name(self.head.sequence), &self.head.to_header()).map_err(TrailError::Io)?;
         self.records = 0;
-        let names = names(&self.folder).map_err(TrailError::Io)?;
-        for (_, path) in names.iter().take(names.len().saturating_sub(self.options.files)) {
-            fs::remove_file(path).map_err(TrailError::Io)?;
+        let numbers = numbers(&self.files)?;
+        // The oldest first, each for good: a file that is missing between two others would be a break of the chain.
+        for &number in numbers.iter().take(numbers.len().saturating_sub(self.options.files)) {
+            self.files.remove(&name(number)).map_err(TrailError::Io)?;
         }
         Ok(())
     }
@@ -218,36 +227,53 @@ pub struct Verified {
 pub fn verify(
     folder: &Path,
     known: Option<AuditHead>,
+    each: impl FnMut(u64, &AuditEntry),
+) -> Result<Verified, TrailError> {
+    verify_in(&Folder::to_read(folder), known, each)
+}
+
+/// As [`verify`], of the trail in these files.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub fn verify_in(
+    files: &impl Files,
+    known: Option<AuditHead>,
     mut each: impl FnMut(u64, &AuditEntry),
 ) -> Result<Verified, TrailError> {
-    let names = names(folder).map_err(TrailError::Io)?;
+    let numbers = numbers(files)?;
     let mut head: Option<AuditHead> = None;
     let (mut torn_bytes, mut repairs, mut first, mut met) = (0, 0, 0, false);
-    for (index, (sequence, path)) in names.iter().enumerate() {
-        let is_last = index + 1 == names.len();
-        let len = fs::metadata(path).map_err(TrailError::Io)?.len();
-        if is_last && len < AUDIT_HEADER_LEN as u64 {
-            torn_bytes = len;
+    for (index, &number) in numbers.iter().enumerate() {
+        let is_last = index + 1 == numbers.len();
+        let bytes = read(files, number)?;
+        if is_last && has_no_header(&bytes) {
+            torn_bytes = bytes.len() as u64;
+            let expected = head.map_or(0, |head| head.sequence);
+            if number != expected {
+                return Err(TrailError::Changed(AuditError::Sequence { expected, found: number }));
+            }
             break;
         }
-        let read = FileOfRecords::read(path)?;
-        if read.first.sequence != *sequence || head.is_some_and(|head| head != read.first) {
-            let expected = head.map_or(*sequence, |head| head.sequence);
-            return Err(TrailError::Changed(if expected == read.first.sequence {
+        let file = FileOfRecords::parse(&bytes)?;
+        if file.first.sequence != number || head.is_some_and(|head| head != file.first) {
+            let expected = head.map_or(number, |head| head.sequence);
+            return Err(TrailError::Changed(if expected == file.first.sequence {
                 AuditError::Digest { sequence: expected.saturating_sub(1) }
             } else {
-                AuditError::Sequence { expected, found: read.first.sequence }
+                AuditError::Sequence { expected, found: file.first.sequence }
             }));
         }
-        if read.torn > 0 && !is_last {
-            let sequence = read.first.sequence + read.records.len() as u64;
+        if file.torn > 0 && !is_last {
+            let sequence = file.first.sequence.saturating_add(file.records.len() as u64);
             return Err(TrailError::Changed(AuditError::Malformed { sequence }));
         }
-        torn_bytes = read.torn;
+        torn_bytes = file.torn;
         if index == 0 {
-            first = read.first.sequence;
+            first = number;
         }
-        let mut now = read.first;
+        let mut now = file.first;
         let mut meet = |now: AuditHead| match known {
             Some(known) if known.sequence == now.sequence && known != now => Err(TrailError::OtherTrail),
             known => {
@@ -256,7 +282,7 @@ pub fn verify(
             }
         };
         meet(now)?;
-        for record in &read.records {
+        for record in &file.records {
             let number = now.sequence;
             let entry = AuditEntry::parse(record, &mut now).map_err(TrailError::Changed)?;
             repairs += u64::from(entry.status == AuditStatus::Repaired);
@@ -266,11 +292,11 @@ pub fn verify(
         head = Some(now);
     }
     let head = head.unwrap_or(AuditHead::START);
-    if let Some(known) = known.filter(|_| !met) {
+    if let Some(known) = known.filter(|&known| !met && known != head) {
         // Older than the oldest file: nothing to compare it with.
         return Err(if known.sequence > head.sequence { TrailError::CutOff } else { TrailError::OtherTrail });
     }
-    Ok(Verified { first, head, files: names.len(), torn_bytes, repairs })
+    Ok(Verified { first, head, files: numbers.len(), torn_bytes, repairs })
 }
 
 /// The entry of a labelled or refused text.
@@ -348,46 +374,59 @@ struct FileOfRecords {
 }
 
 impl FileOfRecords {
-    fn read(path: &Path) -> Result<Self, TrailError> {
-        let bytes = fs::read(path).map_err(TrailError::Io)?;
+    fn parse(bytes: &[u8]) -> Result<Self, TrailError> {
         let malformed = TrailError::Changed(AuditError::NotATrail);
         let Some((header, body)) = bytes.split_first_chunk::<AUDIT_HEADER_LEN>() else { return Err(malformed) };
         let first = AuditHead::parse(header).map_err(TrailError::Changed)?;
-        let (whole, _) = body.as_chunks::<AUDIT_RECORD_LEN>();
-        // No record is all zeros: its status is not. A disk may give them for bytes that never reached it.
-        let kept = whole.iter().rposition(|record| *record != [0; AUDIT_RECORD_LEN]).map_or(0, |last| last + 1);
-        let torn = (body.len() - kept * AUDIT_RECORD_LEN) as u64;
-        Ok(Self { first, records: whole[..kept].to_vec(), torn })
+        let (mut whole, _) = body.as_chunks::<AUDIT_RECORD_LEN>();
+        // A disk may give zeros for bytes that never reached it. A digest is not zeros, so these end in a part of a record.
+        while let [kept @ .., last] = whole
+            && is_zeros(&last[AUDIT_RECORD_LEN - DIGEST_LEN..])
+        {
+            whole = kept;
+        }
+        let torn = (body.len() - whole.len() * AUDIT_RECORD_LEN) as u64;
+        Ok(Self { first, records: whole.to_vec(), torn })
     }
 }
 
-/// The files of a trail with the numbers in their names, in order.
-fn names(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut names = Vec::new();
-    for file in fs::read_dir(folder)? {
-        let file = file?;
-        let name = file.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("audit-")?.strip_suffix(".kda"));
-        if let Some(number) = number.filter(|number| number.len() == 20).and_then(|number| number.parse().ok()) {
-            names.push((number, file.path()));
-        }
+/// Whether a file is one that was begun when the power went: a part of a header, which zeros may follow.
+fn has_no_header(bytes: &[u8]) -> bool {
+    match bytes.split_first_chunk::<AUDIT_HEADER_LEN>() {
+        None => true,
+        Some((header, _)) => AuditHead::parse(header).is_err() && is_zeros(&bytes[AUDIT_HEADER_LEN - DIGEST_LEN..]),
     }
-    names.sort();
-    Ok(names)
 }
 
-/// Begins a file, and waits until it is on the disk with its name.
-fn create(folder: &Path, head: AuditHead) -> Result<File, TrailError> {
-    let path = folder.join(format!("audit-{:020}.kda", head.sequence));
-    let create = || -> io::Result<File> {
-        // Over what a failed attempt may have left.
-        let mut file = File::create(&path)?;
-        file.write_all(&head.to_header())?;
-        file.sync_all()?;
-        if cfg!(unix) {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(file)
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+/// The numbers in the names of a trail's files, in order.
+fn numbers(files: &impl Files) -> Result<Vec<u64>, TrailError> {
+    let names = files.names().map_err(TrailError::Io)?;
+    let number = |name: &String| {
+        let digits = name.strip_prefix("audit-")?.strip_suffix(".kda")?;
+        digits.parse().ok().filter(|&number| *name == self::name(number))
     };
-    create().map_err(TrailError::Io)
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
+
+/// The name of the file whose first record has this number.
+fn name(number: u64) -> String {
+    format!("audit-{number:020}.kda")
+}
+
+fn read(files: &impl Files, number: u64) -> Result<Vec<u8>, TrailError> {
+    files.read(&name(number)).map_err(TrailError::Io)
+}
+
+/// Bytes of a file of so many records.
+fn len(records: u64) -> u64 {
+    AUDIT_HEADER_LEN as u64 + records * AUDIT_RECORD_LEN as u64
+}
+
+/// Bytes of a digest, at the end of records and headers.
+const DIGEST_LEN: usize = 32;

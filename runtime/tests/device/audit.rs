@@ -1,12 +1,15 @@
 //! The audit trail: chained, bounded, repaired after a crash, and any change of it found.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kdh_format::{AUDIT_HEADER_LEN, AUDIT_RECORD_LEN, AuditEntry, AuditError, AuditHead, AuditStatus, token_bucket};
-use kdh_runtime::audit::{AuditLog, AuditOptions, TrailError, Verified, verify};
+use kdh_runtime::audit::{AuditLog, AuditOptions, TrailError, Verified, verify, verify_in};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+use crate::disk::{Disk, Fault, Image, Trail};
 
 fn numbered(number: u64) -> AuditEntry {
     let mut entry = AuditEntry::new(1_700_000_000_000 + number, [number as u8; 32], AuditStatus::Labelled);
@@ -188,39 +191,42 @@ fn a_cut_off_record_is_repaired_at_every_length() {
     let (folder, _) = trail(3, options(10, 9));
     let [file] = &files(folder.path())[..] else { panic!("one file") };
     let good = fs::read(file).unwrap();
+    let end = |records: usize| AUDIT_HEADER_LEN + records * AUDIT_RECORD_LEN;
+    let mut ambiguous = 0;
     for len in 0..=good.len() {
         for zeros in [0, 50, AUDIT_RECORD_LEN, 150] {
             let mut bytes = good[..len].to_vec();
             bytes.resize(len + zeros, 0);
-            let whole = len.checked_sub(AUDIT_HEADER_LEN).map(|len| len / AUDIT_RECORD_LEN);
-            if whole.is_none() && zeros > 0 && len > 0 {
-                continue; // A part of a header with zeros behind it is not what a crash of this writer leaves.
-            }
-            let torn = whole.is_none() || (len - AUDIT_HEADER_LEN) % AUDIT_RECORD_LEN + zeros > 0;
-            // A part of a record with zeros up to a whole one cannot be told from a changed record.
-            let ambiguous = whole.is_some_and(|_| {
-                let part = (len - AUDIT_HEADER_LEN) % AUDIT_RECORD_LEN;
-                // The first bytes of record 0 are zeros themselves.
-                good[len - part..len].iter().any(|&byte| byte != 0) && part + zeros >= AUDIT_RECORD_LEN
-            });
+            // Zeros may be what the next bytes are.
+            let is_whole = |records: &usize| bytes.get(..end(*records)) == Some(&good[..end(*records)]);
+            let whole = (0..=3).rfind(is_whole);
+            let torn = bytes.len() > whole.map_or(0, end);
             fs::write(file, &bytes).unwrap();
-            if ambiguous {
+            // Only a part of a digest with zeros behind it cannot be told from a changed record. No disk leaves it: sectors of
+            // 512 bytes end between the three thirds of a record.
+            let digest = whole.map(|whole| bytes.get(end(whole + 1) - 32..end(whole + 1)));
+            if digest.flatten().is_some_and(|digest| digest != [0; 32]) {
                 assert!(matches!(AuditLog::open(folder.path(), options(10, 9)), Err(TrailError::Changed(_))));
+                assert_eq!(fs::read(file).unwrap(), bytes);
+                ambiguous += 1;
                 continue;
             }
+            let cut_off = check(folder.path()).unwrap();
+            assert_eq!(cut_off.torn_bytes, (bytes.len() - whole.map_or(0, end)) as u64, "{len} + {zeros}");
             let mut log = AuditLog::open(folder.path(), options(10, 9)).unwrap();
-            assert_eq!(log.repaired().is_some(), torn && len + zeros > 0, "{len} + {zeros}");
+            assert_eq!(log.repaired().is_some(), torn, "{len} + {zeros}");
             log.append(&numbered(99)).unwrap();
             drop(log);
             let mut read = Vec::new();
             let verified = verify(folder.path(), None, |_, entry| read.push(*entry)).unwrap();
             let whole = whole.unwrap_or_default();
-            let said = usize::from(torn && len + zeros > 0);
-            assert_eq!((verified.torn_bytes, verified.repairs), (0, said as u64));
-            assert_eq!(read.len(), whole + said + 1, "{len} + {zeros}");
+            assert_eq!((verified.torn_bytes, verified.repairs), (0, u64::from(torn)));
+            assert_eq!(read.len(), whole + usize::from(torn) + 1, "{len} + {zeros}");
             assert!((0..whole).all(|number| read[number] == numbered(number as u64)));
         }
     }
+    // 31 lengths of a digest's part in each record, with 50 zeros or more.
+    assert_eq!(ambiguous, 3 * 31 * 3);
     // Reading alone repairs nothing, and says it.
     fs::write(file, &good[..good.len() - 1]).unwrap();
     let verified = check(folder.path()).unwrap();
@@ -259,4 +265,128 @@ fn a_changed_trail_is_not_written_to() {
         Err(TrailError::Changed(AuditError::Digest { sequence: 0 }))
     ));
     assert_eq!(fs::read(file).unwrap(), bytes);
+}
+
+/// Three records a file, two files, a wait for the disk at every second record.
+fn small() -> AuditOptions {
+    let mut small = options(3, 2);
+    small.sync_every = 2;
+    small
+}
+
+/// Opens a trail and appends ten records, from the number where it stands; how many were appended, and the number of the
+/// first that a power cut may take.
+fn write(disk: &Disk) -> (u64, u64) {
+    let (mut appended, mut safe) = (0, 0);
+    let Ok(mut log) = AuditLog::open_in(Trail::new(disk), small()) else { return (0, 0) };
+    for number in 0..10 {
+        if log.append(&numbered(number)).is_err() {
+            break;
+        }
+        appended = number + 1;
+        // A file that begins waits for those before, then every second record of it does.
+        safe = appended - [1, 0, 1][number as usize % 3];
+    }
+    (appended, safe)
+}
+
+/// What must hold of a disk after a power cut while the records up to `appended`, or one more, were written.
+fn check_image(image: &Image, (appended, safe): (u64, u64), context: &str) {
+    let disk = Disk::new(image, None);
+    let read = |disk: &Disk| {
+        let mut read = Vec::new();
+        let verified = verify_in(&Trail::new(disk), None, |number, entry| read.push((number, *entry)));
+        (verified.unwrap_or_else(|error| panic!("{context}: {error}")), read)
+    };
+    // Reading finds no change, only perhaps a part at the end, and every record that was waited for.
+    let (before, records) = read(&disk);
+    let head = before.head.sequence;
+    assert!((safe..=appended + 1).contains(&head), "{context}: {head} records, {safe} to {appended} were written");
+    assert!(records.iter().all(|(number, entry)| *entry == numbered(*number)), "{context}");
+    assert!(records.iter().map(|(number, _)| *number).eq(before.first..head), "{context}");
+    assert!(before.files <= 3, "{context}: {} files", before.files);
+    // The trail goes on, and says of a part that it removed.
+    let mut log = AuditLog::open_in(Trail::new(&disk), small()).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(log.repaired().is_some(), before.torn_bytes > 0, "{context}");
+    (0..7).for_each(|_| log.append(&numbered(77)).unwrap());
+    let (after, _) = read(&disk);
+    let said = u64::from(before.torn_bytes > 0);
+    assert_eq!((after.head.sequence, after.torn_bytes), (head + said + 7, 0), "{context}");
+    assert!(after.files <= 2, "{context}: {} files", after.files);
+}
+
+/// Verifies
+#[test]
+fn a_power_cut_at_every_operation_loses_no_record_that_was_waited_for() {
+    let whole = Disk::new(&Image::new(), None);
+    assert_eq!(write(&whole), (10, 9));
+    let (mut images, mut again) = (0, 0);
+    let mut checked = HashSet::new();
+    for at in 0..whole.operations() {
+        let disk = Disk::new(&Image::new(), Some((at, Fault::PowerCut)));
+        let written = write(&disk);
+        for image in disk.survivors() {
+            images += 1;
+            let context = format!("power cut at operation {at}, after {} records", written.0);
+            if !checked.insert((written, image.clone())) {
+                continue;
+            }
+            check_image(&image, written, &context);
+            // And a second one while the trail is opened again.
+            for second in 0.. {
+                let disk = Disk::new(&image, Some((second, Fault::PowerCut)));
+                let _ = AuditLog::open_in(Trail::new(&disk), small());
+                if disk.operations() <= second {
+                    break;
+                }
+                for image in disk.survivors() {
+                    again += 1;
+                    let disk = Disk::new(&image, None);
+                    let read =
+                        |disk: &Disk| verify_in(&Trail::new(disk), None, |_, _| {}).map(|verified| verified.head);
+                    let before = read(&disk).unwrap_or_else(|error| panic!("{context}, again at {second}: {error}"));
+                    assert!(before.sequence >= written.1, "{context}, again at {second}");
+                    drop(AuditLog::open_in(Trail::new(&disk), small()).unwrap());
+                    assert!(read(&disk).unwrap().sequence >= before.sequence);
+                }
+            }
+        }
+    }
+    println!("{} operations, {images} disks after a power cut, {again} after a second", whole.operations());
+    assert!(images > 3 * whole.operations() && again > images);
+}
+
+/// Verifies
+#[test]
+fn a_failure_of_every_operation_and_a_full_disk_leave_a_trail() {
+    let whole = Disk::new(&Image::new(), None);
+    write(&whole);
+    for fault in [Fault::Error, Fault::Full] {
+        for at in 0..whole.operations() {
+            let disk = Disk::new(&Image::new(), Some((at, fault)));
+            // What cannot be written is an error each time, and what was appended stays.
+            let mut kept = Vec::new();
+            if let Ok(mut log) = AuditLog::open_in(Trail::new(&disk), small()) {
+                for number in 0..10 {
+                    let before = log.head();
+                    if log.append(&numbered(number)).is_ok() || log.head() != before {
+                        kept.push(numbered(number));
+                    }
+                }
+                assert_eq!(log.head().sequence, kept.len() as u64);
+            }
+            assert!(fault == Fault::Full || kept.len() >= 9 || at < 3, "{fault:?} at {at}: {}", kept.len());
+            // The process lives on and sees its own files; a power cut may follow.
+            let mut read = Vec::new();
+            let verified = verify_in(&Trail::new(&disk), None, |number, entry| read.push((number, *entry)));
+            assert_eq!(verified.unwrap().head.sequence, kept.len() as u64, "{fault:?} at operation {at}");
+            assert!(read.iter().all(|(number, entry)| *entry == kept[*number as usize]), "{fault:?} at operation {at}");
+            for image in disk.survivors() {
+                let disk = Disk::new(&image, None);
+                let verified = verify_in(&Trail::new(&disk), None, |_, _| {});
+                assert!(verified.is_ok(), "{fault:?} at operation {at}: {verified:?}");
+                assert!(AuditLog::open_in(Trail::new(&disk), small()).is_ok(), "{fault:?} at operation {at}");
+            }
+        }
+    }
 }

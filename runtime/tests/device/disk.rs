@@ -1,11 +1,12 @@
 //! A disk that loses power or space at any operation, and whatever was not synced then.
+#![allow(dead_code, reason = "each program that has it uses its own part")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use kdh_runtime::store::Files;
+use kdh_runtime::{audit, store};
 
 /// Files by name, as they are after a power cut: on the disk for good.
 pub(crate) type Image = BTreeMap<String, Vec<u8>>;
@@ -38,19 +39,64 @@ struct Inner {
 
 struct Inode {
     bytes: Vec<u8>,
+    /// So many of the first bytes are on the disk for good.
+    safe: usize,
+    /// And it ends there.
     synced: bool,
+    /// What it held before it was cut off, should that not reach the disk.
+    before: Option<Vec<u8>>,
 }
 
-#[derive(Clone)]
+impl Inode {
+    fn synced(bytes: Vec<u8>) -> Self {
+        Self { safe: bytes.len(), bytes, synced: true, before: None }
+    }
+
+    fn unsynced(bytes: Vec<u8>) -> Self {
+        Self { bytes, safe: 0, synced: false, before: None }
+    }
+
+    fn sync(&mut self) {
+        (self.safe, self.synced, self.before) = (self.bytes.len(), true, None);
+    }
+
+    /// What a power cut may leave of it.
+    fn survivors(&self) -> Vec<Vec<u8>> {
+        if self.synced {
+            return vec![self.bytes.clone()];
+        }
+        let (safe, tail) = self.bytes.split_at(self.safe);
+        let torn = torn(tail).into_iter().map(|tail| [safe, &tail].concat());
+        torn.chain(self.before.clone()).collect()
+    }
+}
+
 enum NameChange {
     Set(String, usize),
     Remove(String),
     Rename(String, String, usize),
 }
 
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Set(name, inode) => {
+                names.insert(name.clone(), *inode);
+            }
+            Self::Remove(name) => {
+                names.remove(name);
+            }
+            Self::Rename(from, to, inode) => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+        }
+    }
+}
+
 impl Disk {
     pub(crate) fn new(image: &Image, fault: Option<(usize, Fault)>) -> Self {
-        let inodes = image.values().map(|bytes| Inode { bytes: bytes.clone(), synced: true }).collect();
+        let inodes = image.values().cloned().map(Inode::synced).collect();
         let names: BTreeMap<String, usize> = image.keys().cloned().zip(0..).collect();
         let lasting = names.clone();
         Self(RefCell::new(Inner { inodes, names, lasting, pending: Vec::new(), operations: 0, fault, off: false }))
@@ -71,24 +117,12 @@ impl Disk {
             let mut names = inner.lasting.clone();
             for (index, change) in inner.pending.iter().enumerate() {
                 if subset >> index & 1 == 1 {
-                    match change.clone() {
-                        NameChange::Set(name, inode) => {
-                            names.insert(name, inode);
-                        }
-                        NameChange::Remove(name) => {
-                            names.remove(&name);
-                        }
-                        NameChange::Rename(from, to, inode) => {
-                            names.remove(&from);
-                            names.insert(to, inode);
-                        }
-                    }
+                    change.apply(&mut names);
                 }
             }
             let mut variants = vec![Image::new()];
             for (name, &inode) in &names {
-                let Inode { bytes, synced } = &inner.inodes[inode];
-                let contents = if *synced { vec![bytes.clone()] } else { torn(bytes) };
+                let contents = inner.inodes[inode].survivors();
                 variants = variants
                     .iter()
                     .flat_map(|image| {
@@ -103,6 +137,23 @@ impl Disk {
             images.extend(variants);
         }
         images
+    }
+
+    /// One of them: `choose` picks below the number that it is given.
+    pub(crate) fn survivor(&self, mut choose: impl FnMut(usize) -> usize) -> Image {
+        let inner = self.0.borrow();
+        let mut names = inner.lasting.clone();
+        for change in &inner.pending {
+            if choose(2) == 1 {
+                change.apply(&mut names);
+            }
+        }
+        let content = |inode: usize| {
+            let mut contents = inner.inodes[inode].survivors();
+            contents.swap_remove(choose(contents.len()))
+        };
+        let inodes: Vec<usize> = names.values().copied().collect();
+        names.into_keys().zip(inodes.into_iter().map(content)).collect()
     }
 
     /// Counts an operation. `Ok(true)`: do it; `Ok(false)`: do half of it, then fail.
@@ -124,12 +175,31 @@ impl Disk {
         }
     }
 
+    /// What every write to it is: half of it, if that is all that is done.
+    fn overwrite(&self, name: &str, bytes: &[u8]) -> io::Result<usize> {
+        let whole = self.step(true)?;
+        let mut inner = self.0.borrow_mut();
+        let written = if whole { bytes } else { &bytes[..bytes.len() / 2] };
+        let inode = match inner.names.get(name) {
+            Some(&inode) => inode,
+            None => {
+                inner.inodes.push(Inode::unsynced(Vec::new()));
+                let inode = inner.inodes.len() - 1;
+                inner.names.insert(name.into(), inode);
+                inner.pending.push(NameChange::Set(name.into(), inode));
+                inode
+            }
+        };
+        inner.inodes[inode] = Inode::unsynced(written.to_vec());
+        if whole { Ok(inode) } else { Err(failure()) }
+    }
+
     fn inode(&self, name: &str) -> io::Result<usize> {
         self.0.borrow().names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
-impl Files for &Disk {
+impl store::Files for &Disk {
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         if self.0.borrow().off {
             return Err(failure());
@@ -143,21 +213,7 @@ impl Files for &Disk {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let whole = self.step(true)?;
-        let mut inner = self.0.borrow_mut();
-        let written = if whole { bytes } else { &bytes[..bytes.len() / 2] };
-        let inode = match inner.names.get(name) {
-            Some(&inode) => inode,
-            None => {
-                inner.inodes.push(Inode { bytes: Vec::new(), synced: false });
-                let inode = inner.inodes.len() - 1;
-                inner.names.insert(name.into(), inode);
-                inner.pending.push(NameChange::Set(name.into(), inode));
-                inode
-            }
-        };
-        inner.inodes[inode] = Inode { bytes: written.to_vec(), synced: false };
-        if whole { Ok(()) } else { Err(failure()) }
+        self.overwrite(name, bytes).map(drop)
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
@@ -165,7 +221,7 @@ impl Files for &Disk {
             return Err(failure());
         }
         let inode = self.inode(name)?;
-        self.0.borrow_mut().inodes[inode].synced = true;
+        self.0.borrow_mut().inodes[inode].sync();
         Ok(())
     }
 
@@ -204,9 +260,86 @@ impl Files for &Disk {
     }
 }
 
-/// What a disk may hold of a file that was not synced.
+/// A disk with the file of an audit trail that is at hand.
+pub(crate) struct Trail<'d> {
+    disk: &'d Disk,
+    at_hand: usize,
+}
+
+impl<'d> Trail<'d> {
+    pub(crate) fn new(disk: &'d Disk) -> Self {
+        Self { disk, at_hand: usize::MAX }
+    }
+}
+
+impl audit::Files for Trail<'_> {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let inner = self.disk.0.borrow();
+        if inner.off { Err(failure()) } else { Ok(inner.names.keys().cloned().collect()) }
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        store::Files::read(&self.disk, name)
+    }
+
+    fn create(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let inode = self.disk.overwrite(name, bytes)?;
+        store::Files::sync(&self.disk, name)?;
+        store::Files::sync_folder(&self.disk)?;
+        self.at_hand = inode;
+        Ok(())
+    }
+
+    fn resume(&mut self, name: &str, len: u64) -> io::Result<()> {
+        let inode = self.disk.inode(name)?;
+        let file = |disk: &Disk| disk.0.borrow().inodes[inode].bytes.clone();
+        if file(self.disk).len() as u64 > len {
+            let done = self.disk.step(false)?;
+            let mut inner = self.disk.0.borrow_mut();
+            if done || inner.off {
+                let file = &mut inner.inodes[inode];
+                file.before = Some(file.bytes.clone());
+                file.bytes.truncate(len as usize);
+                (file.safe, file.synced) = (file.safe.min(len as usize), false);
+            }
+            if !done {
+                return Err(failure());
+            }
+            drop(inner);
+            store::Files::sync(&self.disk, name)?;
+        }
+        self.at_hand = inode;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let whole = self.disk.step(true)?;
+        let mut inner = self.disk.0.borrow_mut();
+        let file = inner.inodes.get_mut(self.at_hand).ok_or(io::ErrorKind::NotFound)?;
+        file.bytes.extend_from_slice(if whole { bytes } else { &bytes[..bytes.len() / 2] });
+        file.synced = false;
+        if whole { Ok(()) } else { Err(failure()) }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if !self.disk.step(false)? {
+            return Err(failure());
+        }
+        let mut inner = self.disk.0.borrow_mut();
+        inner.inodes.get_mut(self.at_hand).ok_or(io::ErrorKind::NotFound)?.sync();
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        store::Files::remove(&self.disk, name)?;
+        store::Files::sync_folder(&self.disk)
+    }
+}
+
+/// What a disk may hold of bytes that were not synced. Zeros begin where a sector does: at a multiple of 32 bytes, wherever
+/// the record of an audit trail lies that they are in.
 fn torn(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut zeros_behind = bytes[..bytes.len() / 2].to_vec();
+    let mut zeros_behind = bytes[..bytes.len() / 2 / 32 * 32].to_vec();
     zeros_behind.resize(bytes.len(), 0);
     let almost = bytes[..bytes.len().saturating_sub(1)].to_vec();
     vec![Vec::new(), bytes[..bytes.len() / 2].to_vec(), almost, zeros_behind, bytes.to_vec()]

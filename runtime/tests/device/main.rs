@@ -7,6 +7,8 @@ mod audit;
 mod bundles;
 #[cfg(test)]
 mod disk;
+#[cfg(test)]
+mod killed;
 #[cfg(feature = "cli")]
 #[cfg(test)]
 mod program;
