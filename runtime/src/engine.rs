@@ -261,6 +261,11 @@ impl Engine {
         self.layout().pooled.map(|pooled| pooled.width)
     }
 
+    /// Whether the scratch is laid out as this engine's own.
+    pub(crate) fn takes(&self, scratch: &EngineScratch<'_>) -> bool {
+        scratch.layout == self.layout()
+    }
+
     fn layout(&self) -> Layout {
         let Shape { labels, max_sentences, .. } = self.shape;
         let [sentences, document] = match &self.runner {
@@ -287,9 +292,8 @@ impl Engine {
     }
 
     fn run_in(&self, scratch: &mut EngineScratch<'_>, ids: &[u32], sentence_ids: &[i32]) -> Result<(), RunError> {
-        let fits = scratch.layout == self.layout()
-            && ids.len() == sentence_ids.len()
-            && (1..=self.shape.max_tokens).contains(&ids.len());
+        let fits =
+            self.takes(scratch) && ids.len() == sentence_ids.len() && (1..=self.shape.max_tokens).contains(&ids.len());
         if scratch.stop.is_due() {
             return Err(RunError::Stopped);
         }

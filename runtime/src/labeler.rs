@@ -280,7 +280,7 @@ impl Labeler {
         sentences: impl Iterator<Item = Range<usize>>,
         on_overflow: Overflow,
     ) -> Result<(), LabelError> {
-        if scratch.limits != self.limits() {
+        if scratch.limits != self.limits() || !self.engine.takes(&scratch.engine) {
             return Err(LabelError::ForeignScratch);
         }
         let max_bytes = self.options.max_text_bytes;

@@ -1,5 +1,6 @@
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{Arc, RwLock, TryLockError};
 
 use super::guard::{Failure, fail};
 use super::options::Log;
@@ -29,29 +30,35 @@ pub(super) struct Entry {
     pub(super) log: Log,
 }
 
-/// A place in the table. Every handle of a place has another generation.
+/// A place in the table.
 struct Place {
-    generation: u32,
-    entry: Option<Entry>,
+    /// Odd when a labeler is open here. Every handle of a place has another one, so that a handle that was closed is refused
+    /// without a look at what is there now, which its user might be told is busy.
+    generation: AtomicU32,
+    entry: RwLock<Option<Entry>>,
 }
 
 /// Nobody ever waits for these locks: an attempt that fails is [`Status::Busy`]. Without waiting a lock is an atomic counter.
-static PLACES: [RwLock<Place>; MAX_LABELERS] =
-    [const { RwLock::new(Place { generation: 0, entry: None }) }; MAX_LABELERS];
+static PLACES: [Place; MAX_LABELERS] =
+    [const { Place { generation: AtomicU32::new(0), entry: RwLock::new(None) } }; MAX_LABELERS];
 
 /// A handle for the labeler, if a place is free.
 pub(super) fn insert(entry: Entry) -> Option<Handle> {
     for (index, place) in (1_u64..).zip(&PLACES) {
-        let mut place = match place.try_write() {
-            Ok(place) => place,
+        // The lock of an open labeler is left to those who use it.
+        if place.is_open() {
+            continue;
+        }
+        let mut free = match place.entry.try_write() {
+            Ok(free) => free,
             // A panic has left the place as it was or empty.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => continue,
         };
-        if place.entry.is_none() {
-            place.generation = place.generation.wrapping_add(1);
-            place.entry = Some(entry);
-            return Some(Handle { id: u64::from(place.generation) << 32 | index });
+        if free.is_none() {
+            *free = Some(entry);
+            let generation = place.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+            return Some(Handle { id: u64::from(generation) << 32 | index });
         }
     }
     None
@@ -59,46 +66,44 @@ pub(super) fn insert(entry: Entry) -> Option<Handle> {
 
 /// Uses the labeler of a handle.
 pub(super) fn with(handle: Handle, call: impl FnOnce(&Entry) -> Result<(), Failure>) -> Result<(), Failure> {
-    let place = read(handle)?;
-    match &place.entry {
-        Some(entry) if place.generation == generation(handle) => call(entry),
-        _ => Err(not_open()),
-    }
+    let entry = match place(handle)?.entry.try_read() {
+        Ok(entry) => entry,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        // Somebody closes it.
+        Err(TryLockError::WouldBlock) => return Err(busy()),
+    };
+    // Meanwhile it may have been closed, and another one opened.
+    place(handle)?;
+    call(entry.as_ref().ok_or_else(not_open)?)
 }
 
 /// Takes the labeler of a handle out, if nobody is using it.
 pub(super) fn remove(handle: Handle) -> Result<Entry, Failure> {
-    // A reader can tell whether the handle is right, a writer whether somebody uses it: without this a wrong handle could
-    // be told to try again.
-    with(handle, |_| Ok(()))?;
-    let mut place = match place(handle)?.try_write() {
-        Ok(place) => place,
+    let mut entry = match place(handle)?.entry.try_write() {
+        Ok(entry) => entry,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         Err(TryLockError::WouldBlock) => return Err(busy()),
     };
-    if place.generation != generation(handle) {
-        return Err(not_open());
-    }
-    place.entry.take().ok_or_else(not_open)
+    let place = place(handle)?;
+    let removed = entry.take().ok_or_else(not_open)?;
+    place.generation.fetch_add(1, Ordering::AcqRel);
+    Ok(removed)
 }
 
-fn read(handle: Handle) -> Result<RwLockReadGuard<'static, Place>, Failure> {
-    match place(handle)?.try_read() {
-        Ok(place) => Ok(place),
-        Err(TryLockError::Poisoned(poisoned)) => Ok(PoisonError::into_inner(poisoned)),
-        // Somebody opens or closes this place.
-        Err(TryLockError::WouldBlock) => Err(busy()),
-    }
-}
-
-fn place(handle: Handle) -> Result<&'static RwLock<Place>, Failure> {
+/// The place of a handle that is open.
+fn place(handle: Handle) -> Result<&'static Place, Failure> {
     // The lower half is the place, counted from 1.
-    let index = (handle.id as u32 as usize).checked_sub(1);
-    index.and_then(|index| PLACES.get(index)).ok_or_else(not_open)
+    let place = (handle.id as u32 as usize).checked_sub(1).and_then(|index| PLACES.get(index));
+    let generation = (handle.id >> 32) as u32;
+    place
+        .filter(|place| generation % 2 == 1 && place.generation.load(Ordering::Acquire) == generation)
+        .ok_or_else(not_open)
 }
 
-fn generation(handle: Handle) -> u32 {
-    (handle.id >> 32) as u32
+impl Place {
+    fn is_open(&self) -> bool {
+        self.generation.load(Ordering::Acquire) % 2 == 1
+    }
 }
 
 fn not_open() -> Failure {
@@ -106,5 +111,5 @@ fn not_open() -> Failure {
 }
 
 fn busy() -> Failure {
-    fail(Status::Busy, &"another thread is using, opening or closing the labeler; wait for it")
+    fail(Status::Busy, &"another thread is using or closing the labeler; wait for it")
 }

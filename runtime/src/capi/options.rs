@@ -134,7 +134,8 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
         aligned(options)?;
         // SAFETY: the caller's promise: `size` is there in every version.
         let size = unsafe { (&raw const (*options).size).read() };
-        if size < SMALLEST || size > size_of::<Options>() {
+        // Another one would end in the middle of a pointer.
+        if !SIZES.contains(&size) {
             let message = "kdh_options has a size that this library does not know; make it with kdh_default_options()";
             return Err(fail(Status::Option, &message));
         }
@@ -181,5 +182,5 @@ pub(super) unsafe fn read(options: *const Options) -> Result<Read, Failure> {
     Ok(Read { labeler, windows, max_text_size, deadline, log: Log { function: given.log, user: given.log_user } })
 }
 
-/// Of the first version's options.
-const SMALLEST: usize = core::mem::offset_of!(Options, log_user) + size_of::<*mut c_void>();
+/// Of the options as they were: without an operating point, and with it.
+const SIZES: [usize; 2] = [core::mem::offset_of!(Options, log_user) + size_of::<*mut c_void>(), size_of::<Options>()];

@@ -352,6 +352,8 @@ fn options_are_read_or_refused() {
     let tries = [
         Options { size: 0, ..options() },
         Options { size: size_of::<Options>() + 8, ..options() },
+        // In the middle of the last pointer.
+        Options { size: size_of::<Options>() - 4, ..options() },
         Options { on_overflow: 3, ..options() },
         Options { flags: 1 << 31, ..options() },
         Options { kernels: c"abacus".as_ptr(), ..options() },

@@ -3,8 +3,14 @@ use std::path::Path;
 
 use crate::root;
 
+mod audit;
 mod bundle;
+mod capi;
+#[path = "../../../runtime/tests/device/disk.rs"]
+mod disk;
 mod model;
+mod small;
+mod store;
 mod text;
 mod wire;
 
@@ -55,6 +61,9 @@ pub const TARGETS: &[Target] = &[
     text::LABEL,
     text::DATASET,
     text::STUDENT_CARD,
+    capi::CAPI,
+    audit::AUDIT,
+    store::STORE,
 ];
 
 impl Target {
@@ -76,6 +85,12 @@ impl Target {
         }
         Ok(seeds)
     }
+}
+
+/// A target whose parts are missing: every input says so.
+fn broken(error: &dyn std::fmt::Display) -> Execute {
+    let message = format!("a part of the target cannot be made: {error:#}");
+    Box::new(move |_| panic!("{message}"))
 }
 
 /// Every file, in the order of names.

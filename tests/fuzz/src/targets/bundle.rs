@@ -101,7 +101,7 @@ fn with_program() -> Vec<u8> {
         let Ok(golden) = bundle.golden(&manifest) else { return Ok(Vec::new()) };
         let cases: Vec<_> = golden.cases().collect();
         let writer = BundleWriter::new(&manifest, b"graph", b"[CLS]\n[SEP]\n[UNK]\n", golden.tolerance(), &cases);
-        let program = super::model::small_program(true);
+        let program = super::model::small_program(true, 8);
         Ok(writer.and_then(|writer| writer.program(&program, true).finish()).unwrap_or_default())
     };
     write().unwrap_or_default()

@@ -11,7 +11,7 @@ pub(super) const PROGRAM: Target = Target {
     short: 20_000,
     dictionary: &[b"KDHPROG\0", &[1, 0, 0, 0], &[2, 0, 0, 0], &[3, 0, 0, 0], &[16, 0, 0, 0], &[64, 0, 0, 0]],
     files: &[],
-    made: || vec![small_program(true), small_program(false)],
+    made: || vec![small_program(true, 8), small_program(false, 8)],
     start: || {
         Box::new(|input| {
             let program = match Program::parse(input) {
@@ -57,12 +57,12 @@ fn run(engine: &Engine, shape: Shape, scratch: &mut EngineScratch<'_>) {
 }
 
 /// A transformer layer of 16 columns, as `Program::to_bytes` stores it.
-pub(super) fn small_program(int8: bool) -> Vec<u8> {
-    build(int8).map(|program| program.to_bytes()).unwrap_or_default()
+pub(super) fn small_program(int8: bool, max_tokens: usize) -> Vec<u8> {
+    build(int8, max_tokens).map(|program| program.to_bytes()).unwrap_or_default()
 }
 
-fn build(int8: bool) -> Result<Program, ProgramError> {
-    let shape = Shape { labels: 2, max_sentences: 3, max_tokens: 8, vocabulary: 6 };
+fn build(int8: bool, max_tokens: usize) -> Result<Program, ProgramError> {
+    let shape = Shape { labels: 2, max_sentences: 3, max_tokens, vocabulary: 6 };
     let mut builder = ProgramBuilder::new(shape);
     let floats = |len: usize| (0..len).map(|at| (at * 29 % 61) as f32 / 61.0 - 0.5).collect::<Vec<f32>>();
     let integers =
@@ -72,7 +72,7 @@ fn build(int8: bool) -> Result<Program, ProgramError> {
     } else {
         builder.table_f32(6, 16, &floats(96))?
     };
-    let positions = builder.table_f32(8, 16, &floats(128))?;
+    let positions = builder.table_f32(max_tokens, 16, &floats(16 * max_tokens))?;
     let norm = builder.norm(&[1.0; 16], &[0.0; 16], 1e-5)?;
     let linear = |builder: &mut ProgramBuilder, outputs: usize, inputs: usize| {
         if int8 {
@@ -86,7 +86,7 @@ fn build(int8: bool) -> Result<Program, ProgramError> {
     let out = linear(&mut builder, 16, 16)?;
     let up = linear(&mut builder, 24, 16)?;
     let down = linear(&mut builder, 16, 24)?;
-    let bias = if int8 { None } else { Some(builder.vector(&floats(2 * 15))?) };
+    let bias = if int8 { None } else { Some(builder.vector(&floats(2 * (2 * max_tokens - 1)))?) };
     let classifier = builder.linear_f32(2, 16, &floats(32), &floats(2))?;
     let document = if int8 { Document::Mean } else { Document::LogSumExp { bias: builder.vector(&floats(2))? } };
 

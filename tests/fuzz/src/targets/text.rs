@@ -12,7 +12,7 @@ use tokenizers::{
     Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
 };
 
-use super::{Outcome, Target};
+use super::{Outcome, Target, broken};
 
 /// What the normaliser, WordPiece and the sentence splitter treat apart.
 const WORDS: &[&[u8]] = &[
@@ -92,7 +92,7 @@ pub(super) const TOKENIZER: Target = Target {
     start: || {
         let vocabulary = vocabulary();
         let build = || WordPiece::builder().vocab(WordPiece::read_bytes(vocabulary.as_bytes()).unwrap_or_default());
-        let Ok(oracle) = build().unk_token("[UNK]".to_owned()).build() else { return broken() };
+        let Ok(oracle) = build().unk_token("[UNK]".to_owned()).build() else { return broken(&"the oracle") };
         let pairs = [true, false].map(|lowercase| {
             let options = TokenizerOptions { lowercase, ..OPTIONS };
             (Tokenizer::new(vocabulary.as_bytes(), &options), BertNormalizer::new(true, true, None, lowercase))
@@ -154,7 +154,7 @@ pub(super) const LABEL: Target = Target {
             )
             .ok()
         };
-        let Some(labeler) = build() else { return broken() };
+        let Some(labeler) = build() else { return broken(&"the labeler") };
         let mut scratch = labeler.scratch();
         Box::new(move |input| {
             let text = String::from_utf8_lossy(input);
@@ -261,8 +261,3 @@ const CARD: &str = r#"{"version":1,"name":"tiny","head":"sentence-evidence","lab
 "max_tokens":64,"max_sentences":8,"tokenizer":{"lowercase":true,"cls":"[CLS]","sep":"[SEP]","unk":"[UNK]"},
 "provenance":{"data":"d","data_licence":"l","weights":"w","weights_licence":"l","command":"c","commit":"","seed":7,
 "metrics":[{"name":"dev_micro_f1","value":0.5}]}}"#;
-
-/// A target whose parts are missing: every input says so.
-fn broken() -> super::Execute {
-    Box::new(|_| panic!("a part of the target cannot be made"))
-}
