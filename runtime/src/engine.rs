@@ -127,7 +127,7 @@ impl Engine {
                 Err(error) => Some(error),
             },
         };
-        let graph = tract::Graph::new(model)?;
+        let graph = tract::Graph::new(model, shape.max_tokens, limits)?;
         let kernels = graph.kernels().to_vec();
         let engine =
             Self { runner: Runner::Tract(graph), shape, kernels, origin: Origin::Graph, reference: None, not_lowered };

@@ -7,7 +7,9 @@
 use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tract_onnx::pb::GraphProto;
+use bounds::Bounds;
+use tract_onnx::Onnx;
+use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::ensure;
 use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
@@ -15,6 +17,7 @@ use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
 use crate::program::{Program, ProgramError, Shape};
 
 mod assemble;
+pub(crate) mod bounds;
 mod expr;
 mod read;
 
@@ -31,7 +34,9 @@ mod read;
 pub fn lower(model: &[u8], shape: Shape) -> Result<Program, LowerError> {
     // tract does not promise to refuse every strange graph in good order.
     let work = || {
-        let graph = typed(model).map_err(|error| LowerError::Graph(format!("{error:#}")))?;
+        let graph = typed(model, shape.max_tokens)
+            .and_then(|(graph, _)| graph.into_decluttered())
+            .map_err(|error| LowerError::Graph(format!("{error:#}")))?;
         let expressions = read::read(&graph).map_err(|error| LowerError::Graph(format!("{error:#}")))?;
         assemble::assemble(&expressions, shape)
     };
@@ -83,8 +88,6 @@ fn check_permutations(graph: &GraphProto) -> TractResult<()> {
             let mut axes = 0..attribute.ints.len() as i64;
             let order = axes.all(|axis| attribute.ints.contains(&axis));
             ensure!(order || node.op_type != "Transpose", "a transposition without an order of axes");
-            // The bodies of loops and branches.
-            attribute.g.iter().chain(&attribute.graphs).try_for_each(check_permutations)?;
         }
     }
     Ok(())
@@ -93,20 +96,32 @@ fn check_permutations(graph: &GraphProto) -> TractResult<()> {
 /// Symbol of the number of tokens.
 const TOKENS: &str = "tokens";
 
-fn typed(model: &[u8]) -> TractResult<TypedModel> {
-    parse(model)?.into_typed()?.into_decluttered()
+/// Parses an ONNX model for one text of at most so many tokens; the outputs are `sentence_logits` and `document_logits`. Its
+/// constants are not folded yet, and will not take more than the bounds allow.
+pub(crate) fn typed(model: &[u8], max_tokens: usize) -> TractResult<(TypedModel, Bounds)> {
+    let proto = onnx().proto_model_for_read(&mut &model[..])?;
+    typed_of(&proto, model.len(), max_tokens)
 }
 
-/// Parses an ONNX model for one text of any number of tokens; the outputs are `sentence_logits` and `document_logits`.
-pub(crate) fn parse(model: &[u8]) -> TractResult<InferenceModel> {
-    // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
-    let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
-    let proto = onnx.proto_model_for_read(&mut &model[..])?;
-    proto.graph.iter().try_for_each(check_permutations)?;
-    let mut model = onnx.model_for_proto_model(&proto)?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
+fn typed_of(proto: &ModelProto, len: usize, max_tokens: usize) -> TractResult<(TypedModel, Bounds)> {
+    if let Some(graph) = &proto.graph {
+        Bounds::check_written(graph, len)?;
+        check_permutations(graph)?;
+    }
+    let mut model =
+        onnx().model_for_proto_model(proto)?.with_outputs_by_name(["sentence_logits", "document_logits"])?;
     let tokens = model.symbols.sym(TOKENS);
+    let bounds = Bounds::new(len, tokens.clone(), max_tokens);
     for input in 0..model.inputs.len() {
         model.set_input_fact(input, InferenceFact::dt_shape(i64::datum_type(), [1.to_dim(), tokens.to_dim()]))?;
     }
-    Ok(model)
+    bounds.analyse(&mut model)?;
+    let model = model.into_typed()?;
+    bounds.check_constants(&model)?;
+    Ok((model, bounds))
+}
+
+fn onnx() -> Onnx {
+    // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
+    tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
 }

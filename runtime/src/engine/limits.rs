@@ -2,7 +2,8 @@ use super::EngineError;
 use crate::program::Program;
 
 /// What a model may take for one text, whoever made it. A program that could take more is refused before anything is
-/// allocated for it. A graph that runs on tract is not bounded: open one only from where you trust.
+/// allocated for it. Of a graph that runs on tract it is an estimate from shapes: what the operators themselves allocate while
+/// they run comes on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     max_memory: usize,
@@ -35,13 +36,16 @@ impl Limits {
     }
 
     pub(super) fn check(&self, program: &Program) -> Result<(), EngineError> {
-        let (required, max) = (program.memory_required(), self.max_memory);
-        if required > max {
-            return Err(EngineError::Memory { required, max });
+        self.check_estimate(program.memory_required() as u64, program.multiply_adds(program.shape().max_tokens))
+    }
+
+    pub(crate) fn check_estimate(&self, memory: u64, multiply_adds: u64) -> Result<(), EngineError> {
+        if memory > self.max_memory as u64 {
+            let required = usize::try_from(memory).unwrap_or(usize::MAX);
+            return Err(EngineError::Memory { required, max: self.max_memory });
         }
-        let (required, max) = (program.multiply_adds(program.shape().max_tokens), self.max_multiply_adds);
-        if required > max {
-            return Err(EngineError::MultiplyAdds { required, max });
+        if multiply_adds > self.max_multiply_adds {
+            return Err(EngineError::MultiplyAdds { required: multiply_adds, max: self.max_multiply_adds });
         }
         Ok(())
     }

@@ -3,10 +3,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::{bail, ensure};
 use tract_onnx::tract_core::ops::matmul::optimized::OptMatMul;
-use tract_onnx::tract_hir::infer::InferenceModelExt;
 
-use super::{EngineError, GraphError};
-use crate::lower::parse;
+use super::{EngineError, GraphError, Limits};
+use crate::lower::bounds::TooMuch;
+use crate::lower::typed;
 
 pub(super) const NAME: &str = "tract 0.23";
 
@@ -27,12 +27,23 @@ enum Input {
 }
 
 impl Graph {
-    pub(super) fn new(model: &[u8]) -> Result<Self, EngineError> {
-        guard(|| Self::load(model)).map_err(EngineError::Model)
+    /// A model for texts of at most so many tokens, which takes no more for one than the limits allow, as far as shapes tell.
+    pub(super) fn new(model: &[u8], max_tokens: usize, limits: &Limits) -> Result<Self, EngineError> {
+        let mut too_much = None;
+        let loaded = guard(|| {
+            Self::load(model, max_tokens, limits).or_else(|error| match error.downcast::<TooMuch>() {
+                Ok(TooMuch(error)) => {
+                    too_much = Some(error);
+                    bail!("the limits")
+                }
+                Err(error) => Err(error),
+            })
+        });
+        loaded.map_err(|error| too_much.unwrap_or(EngineError::Model(error)))
     }
 
-    fn load(model: &[u8]) -> TractResult<Self> {
-        let model = parse(model)?;
+    fn load(model: &[u8], max_tokens: usize, limits: &Limits) -> TractResult<Self> {
+        let (model, bounds) = typed(model, max_tokens)?;
         let input = |outlet: &OutletId| match &*model.node(outlet.node).name {
             "input_ids" => Ok(Input::Ids),
             "sentence_ids" => Ok(Input::SentenceIds),
@@ -42,7 +53,10 @@ impl Graph {
         };
         let inputs: Vec<Input> = model.inputs.iter().map(input).collect::<TractResult<_>>()?;
         ensure!(inputs.contains(&Input::Ids) && inputs.contains(&Input::SentenceIds), "an input is missing");
-        let plan = model.into_optimized()?.into_runnable()?;
+        let mut model = model.into_decluttered()?;
+        bounds.check_text(&model, limits)?;
+        model.optimize()?;
+        let plan = model.into_runnable()?;
         let mut kernels: Vec<String> = plan
             .model()
             .nodes()
