@@ -170,6 +170,89 @@ mod tests {
         }
     }
 
+    /// Status and number of each record, from number `from` on; the trail is whole and holds no text.
+    fn records(folder: &Path, from: usize) -> Vec<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdh"));
+        let export = command.args(["audit", "export", "trail", "--json"]).current_dir(folder).output().unwrap();
+        assert!(export.status.success() && !String::from_utf8_lossy(&export.stdout).contains("zebra"));
+        let lines: Vec<Value> =
+            String::from_utf8(export.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines[from..].iter().map(|record| record["status"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Verifies: R-048
+    #[test]
+    fn every_line_has_one_record() {
+        let folder = folder();
+        let folder = folder.path();
+        let with_trail = [&LABEL[..], &["--audit", "trail", "--threads", "3"]].concat();
+        let bad = b"{\"id\": \"x\", \"text\": \"zebra\n\n{\"id\": \"y\", \"text\": \"\"}\n";
+        fs::write(folder.join("in.jsonl"), [input(40).as_bytes(), bad].concat()).unwrap();
+        code(&run(folder, &with_trail), 1);
+        let found = lines(&folder.join("out.jsonl"));
+        let expected = found.iter().map(|line| match (line.get("error"), &line["abstention"]) {
+            (Some(_), _) => "refused",
+            (_, Value::Array(reasons)) if !reasons.is_empty() => "abstained",
+            _ => "labelled",
+        });
+        assert_eq!(records(folder, 0), expected.collect::<Vec<_>>());
+        assert_eq!((found.len(), records(folder, 40)), (42, vec!["refused".to_owned(), "abstained".to_owned()]));
+        // Nothing is labelled a second time, and nothing recorded.
+        code(&run(folder, &with_trail), 1);
+        assert_eq!(records(folder, 0).len(), 42);
+
+        // Whenever it is killed, every line of the output has its record before it.
+        fs::write(folder.join("in.jsonl"), input(300)).unwrap();
+        let mut killed = 0;
+        for wait in 1..6 {
+            fs::remove_file(folder.join("out.jsonl")).unwrap();
+            let before = records(folder, 0).len();
+            let mut child = kdh(folder, &with_trail).spawn().unwrap();
+            let begin = Instant::now();
+            let out = folder.join("out.jsonl");
+            while fs::metadata(&out).map_or(0, |out| out.len()) < 4_000 * wait
+                && begin.elapsed() < Duration::from_secs(60)
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            child.kill().unwrap();
+            killed += usize::from(child.wait().unwrap().code().is_none());
+            let bytes = fs::read(&out).unwrap();
+            let written = bytes.iter().filter(|&&byte| byte == b'\n').count();
+            let recorded = records(folder, before).len();
+            // A record more whose line was not written any more.
+            assert!((written..=written + 1).contains(&recorded), "{written} lines, {recorded} records");
+        }
+        assert!(killed > 0);
+        // No result of a text that cannot be recorded.
+        fs::remove_file(folder.join("out.jsonl")).unwrap();
+        fs::write(folder.join("trail.txt"), "a file").unwrap();
+        code(&run(folder, &[&LABEL[..], &["--audit", "trail.txt"]].concat()), 2);
+        assert_eq!(fs::metadata(folder.join("out.jsonl")).map_or(0, |out| out.len()), 0);
+    }
+
+    /// Verifies: R-048
+    #[test]
+    fn every_watched_file_has_one_record() {
+        let folder = watched();
+        let folder = folder.path();
+        fs::write(folder.join("in/a"), SECRET).unwrap();
+        code(&once(folder, &["--audit", "trail"]), 0);
+        assert_eq!(records(folder, 0), ["labelled"]);
+        fs::write(folder.join("in/bad"), b"zebra \xff").unwrap();
+        fs::write(folder.join("in/blank"), " ").unwrap();
+        code(&once(folder, &["--audit", "trail", "--delete"]), 1);
+        let mut found = records(folder, 1);
+        found.sort();
+        assert_eq!(found, ["abstained", "refused"]);
+        for place in ["in", "out", "./in/../in"] {
+            let output = once(folder, &["--audit", place]);
+            code(&output, 2);
+            assert!(String::from_utf8(output.stderr).unwrap().contains("folder of its own"));
+            assert!(!folder.join("in/lock").exists() && !folder.join("out/lock").exists());
+        }
+    }
+
     const WATCH: [&str; 7] = ["watch", "in", "out", "--settle", "0.2", "--interval", "0.05"];
 
     fn watched() -> TempDir {

@@ -113,5 +113,8 @@ fn labels_are_recorded_and_texts_are_not() {
     let figure = |name: &str| measured[name].as_f64().unwrap();
     assert!(figure("throughput_ratio") > 0.0 && figure("append_mean_us") > 0.0);
     assert!((0.0..1.0).contains(&figure("throughput_ratio_with_waits")));
-    assert_eq!(measured["records"], 9);
+    assert!(figure("throughput_ratio_all") > 0.0);
+    assert!(figure("throughput_ratio_all_rounds_min") <= figure("throughput_ratio_all_rounds_median"));
+    // Three texts in three rounds, with the trail and with everything.
+    assert_eq!(measured["records"], 18);
 }

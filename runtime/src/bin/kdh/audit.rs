@@ -1,25 +1,28 @@
 //! `kdh audit`, and the option `--audit`.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use kdh_runtime::audit::{self, AuditLog, AuditOptions, TrailError};
 use kdh_runtime::benchmark::Sorted;
+use kdh_runtime::engine::Scrub;
 use kdh_runtime::format::{AuditEntry, AuditHead};
-use kdh_runtime::{LabelError, Labeler, LabelerOptions, Report};
+use kdh_runtime::{LabelError, Labeler, LabelerOptions};
 use serde_json::{Value, json};
 
 use crate::source::{self, BundleArgs, EngineArgs};
+use crate::texts::Labelled;
 use crate::verify::hex;
 use crate::{Outcome, print, print_json};
 
 /// Verify, export or measure the trail of what the box did
 ///
-/// `kdh label --audit DIR` appends a record for each text: when, which bundle, which labels, how many tokens (to a power of
+/// `kdh label --audit DIR`, with --jsonl too, and `kdh watch --audit DIR` append a record for each text: when, which bundle, which labels, how many tokens (to a power of
 /// two), how long, how it ended. No text, no digest of a text, no name. Each record is bound to the one before it, so that one
 /// that was changed, removed or moved is found. `format/AUDIT.md` states the bytes.
 #[derive(clap::Args)]
@@ -51,11 +54,12 @@ enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Measure what the trail costs: each golden text labelled with and without it, in turn
+    /// Measure what trust costs: each golden text labelled without a trail, with one, and with all there is, in turn
     ///
-    /// Rates are of each text's shortest time. `throughput_ratio_with_waits` adds the mean time of an append to it, with all waits
-    /// for the disk: on a busy machine that is too low rather than too high. Signature and self-test cost nothing once a
-    /// bundle is open.
+    /// All there is: the trail, a part of the weights read and compared after each text, and the scratch overwritten. Rates are of
+    /// each text's shortest time; `throughput_ratio_all_rounds_...` are of whole rounds, with all that disturbed them.
+    /// `throughput_ratio_with_waits` adds the mean time of an append to the shortest ones, with all waits for the disk: on a busy
+    /// machine that is too low rather than too high. Signature and self-test cost nothing once a bundle is open.
     Measure {
         /// Folder to write a trail to, on the disk that the device uses
         #[arg(value_name = "DIR")]
@@ -63,6 +67,9 @@ enum Command {
         /// Rounds of each kind
         #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(3..=10_000))]
         rounds: u32,
+        /// Bytes of the weights that are read after each text; at 64 KiB, those of the default bundle every 250 texts
+        #[arg(long, value_name = "BYTES", default_value = "65536")]
+        scrub: usize,
         #[command(flatten)]
         bundle: BundleArgs,
         #[command(flatten)]
@@ -73,8 +80,9 @@ enum Command {
 /// The option of commands that label.
 #[derive(clap::Args)]
 pub(crate) struct AuditArgs {
-    /// Append a record to the audit trail in this folder, which is made if it is not there; see `kdh audit --help`
-    #[arg(long, value_name = "DIR", conflicts_with = "jsonl")]
+    /// Append a record of each text to the audit trail in this folder, which is made if it is not there, before its result is
+    /// given; see `kdh audit --help`
+    #[arg(long, value_name = "DIR")]
     audit: Option<PathBuf>,
 }
 
@@ -83,30 +91,42 @@ impl AuditArgs {
     pub(crate) fn open(&self) -> anyhow::Result<Option<AuditLog>> {
         self.audit.as_deref().map(open).transpose()
     }
+
+    /// As `open`, of a trail that must not lie in one of these folders, where its files would be taken for others.
+    pub(crate) fn open_beside(&self, folders: &[&Path]) -> anyhow::Result<Option<AuditLog>> {
+        if let Some(own) = self.audit.as_ref().and_then(|own| fs::canonicalize(own).ok()) {
+            for folder in folders {
+                if fs::canonicalize(folder)? == own {
+                    bail!("the audit trail needs a folder of its own");
+                }
+            }
+        }
+        self.open()
+    }
 }
 
-/// Labels a text and records it, if there is a trail. The text gets no labels when the record cannot be written.
-pub(crate) fn recorded<'l, T>(
-    log: Option<&mut AuditLog>,
+/// Labels a text and says what is to be recorded of it.
+pub(crate) fn timed<'l>(
     labeler: &'l Labeler,
-    label: impl FnOnce() -> Result<T, LabelError>,
-    report: impl Fn(&T) -> &Report<'l>,
-) -> anyhow::Result<Result<T, LabelError>> {
+    label: impl FnOnce() -> anyhow::Result<Labelled<'l>>,
+) -> (anyhow::Result<Labelled<'l>>, AuditEntry) {
     let (time, start) = (SystemTime::now(), Instant::now());
     let result = label();
-    if let Some(log) = log {
-        let report = result.as_ref().map(report).map_err(|&error| error);
-        log.append(&audit::entry(labeler, report, time, start.elapsed()))?;
-        log.sync()?;
-    }
-    Ok(result)
+    let duration = start.elapsed();
+    // A text that could not even be read as one is refused, too.
+    let refused = |error: &anyhow::Error| *error.downcast_ref().unwrap_or(&LabelError::NoTokens);
+    let entry =
+        audit::entry(labeler, result.as_ref().map(|labelled| &labelled.report).map_err(refused), time, duration);
+    (result, entry)
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.command {
         Command::Verify { folder, head } => verify(folder, *head, args.json),
         Command::Export { folder } => export(folder, args.json),
-        Command::Measure { folder, rounds, bundle, engine } => measure(folder, *rounds, bundle, engine, args.json),
+        Command::Measure { folder, rounds, scrub, bundle, engine } => {
+            measure(folder, *rounds, *scrub, bundle, engine, args.json)
+        }
     }
 }
 
@@ -189,9 +209,18 @@ fn failed(folder: &Path, error: TrailError, json: bool) -> anyhow::Result<Outcom
     Ok(Outcome::CheckFailed)
 }
 
+/// What a text is labelled with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum With {
+    Nothing,
+    Trail,
+    Everything,
+}
+
 fn measure(
     folder: &Path,
     rounds: u32,
+    scrub_bytes: usize,
     bundle: &BundleArgs,
     engine: &EngineArgs,
     json: bool,
@@ -206,46 +235,65 @@ fn measure(
     let texts: Vec<&str> = golden.cases().map(|case| case.text).collect();
     let mut scratch = labeler.scratch();
     let mut log = open(folder)?;
-    let mut label = |text: &str, log: Option<&mut AuditLog>| -> anyhow::Result<[f64; 2]> {
+    let mut scrub = Scrub::new();
+    let can_scrub = labeler.engine().program().is_some();
+    // Seconds of the text alone, of its record, and of the rest.
+    let mut label = |text: &str, with: With| -> anyhow::Result<[f64; 3]> {
         let (time, start) = (SystemTime::now(), Instant::now());
         let result = labeler.label(&mut scratch, text);
         let labelled = start.elapsed();
-        if let Some(log) = log {
+        if with != With::Nothing {
             let report = result.as_ref().map_err(|&error| error);
             log.append(&audit::entry(&labeler, report, time, labelled))?;
         }
-        let whole = start.elapsed();
+        let recorded = start.elapsed();
         result?;
-        Ok([whole.as_secs_f64(), (whole - labelled).as_secs_f64()])
+        if with == With::Everything {
+            if can_scrub {
+                labeler.engine().scrub(&mut scrub, scrub_bytes)?;
+            }
+            scratch.zeroize();
+        }
+        Ok([labelled, recorded - labelled, start.elapsed() - recorded].map(|part| part.as_secs_f64()))
     };
-    // Shortest seconds of each text, without and with the trail: what else the machine does only adds.
-    let mut shortest = vec![[f64::INFINITY; 2]; texts.len()];
-    let mut appends = Vec::new();
+    // Shortest seconds of each text, with each: what else the machine does only adds.
+    let mut shortest = vec![[f64::INFINITY; 3]; texts.len()];
+    let (mut appends, mut ratios) = (Vec::new(), Vec::new());
     for round in 0..rounds {
+        let mut of_round = [0.0; 3];
         for (text, shortest) in texts.iter().zip(&mut shortest) {
-            // Who comes second has what the first has warmed: they take turns.
-            let order = if round % 2 == 0 { [false, true] } else { [true, false] };
+            // Who comes later has what the first has warmed: they take turns.
+            let mut order = [With::Nothing, With::Trail, With::Everything];
+            order.rotate_left(round as usize % 3);
             for with in order {
-                let [whole, append] = label(text, with.then_some(&mut log))?;
-                let shortest = &mut shortest[usize::from(with)];
-                *shortest = shortest.min(whole);
-                if with {
-                    appends.push(append);
+                let parts = label(text, with)?;
+                let whole = parts.iter().sum::<f64>();
+                of_round[with as usize] += whole;
+                shortest[with as usize] = shortest[with as usize].min(whole);
+                if with != With::Nothing {
+                    appends.push(parts[1]);
                 }
             }
         }
+        ratios.push(of_round[0] / of_round[2]);
     }
-    let sum = |with: usize| shortest.iter().map(|text| text[with]).sum::<f64>();
-    let (off, on) = (sum(0), sum(1));
+    let sum = |with: With| shortest.iter().map(|text| text[with as usize]).sum::<f64>();
+    let (off, on, all) = (sum(With::Nothing), sum(With::Trail), sum(With::Everything));
     let count = texts.len() as f64;
     // With the waits for the disk, which the shortest times leave out.
     let mean = appends.iter().sum::<f64>() / appends.len() as f64;
-    let median = Sorted::new(appends).percentile(500).ok_or_else(|| anyhow!("no text"))?;
+    let ratios = Sorted::new(ratios);
+    let none = || anyhow!("no text");
+    let median = Sorted::new(appends).percentile(500).ok_or_else(none)?;
     let result = json!({
         "rounds": rounds, "texts": texts.len(), "records": log.head().sequence,
-        "texts_per_second_off": count / off, "texts_per_second_on": count / on,
+        "scrub_bytes": if can_scrub { scrub_bytes } else { 0 },
+        "texts_per_second_off": count / off, "texts_per_second_on": count / on, "texts_per_second_all": count / all,
         "append_median_us": median * 1e6, "append_mean_us": mean * 1e6,
         "throughput_ratio": off / on, "throughput_ratio_with_waits": off / (off + count * mean),
+        "throughput_ratio_all": off / all,
+        "throughput_ratio_all_rounds_min": ratios.percentile(0).ok_or_else(none)?,
+        "throughput_ratio_all_rounds_median": ratios.percentile(500).ok_or_else(none)?,
     });
     if json {
         print_json(&result)?;
@@ -254,9 +302,9 @@ fn measure(
         for (name, value) in result.as_object().into_iter().flatten() {
             let _ = match value {
                 Value::Number(number) if number.is_f64() => {
-                    writeln!(text, "{name:28} {:.4}", number.as_f64().unwrap_or(0.0))
+                    writeln!(text, "{name:36} {:.4}", number.as_f64().unwrap_or(0.0))
                 }
-                value => writeln!(text, "{name:28} {value}"),
+                value => writeln!(text, "{name:36} {value}"),
             };
         }
         print(&text)?;

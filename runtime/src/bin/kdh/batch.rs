@@ -9,21 +9,25 @@ use std::thread;
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::Labeler;
+use kdh_runtime::audit::AuditLog;
 use kdh_runtime::dataset::MAX_LINE_BYTES;
+use kdh_runtime::format::AuditEntry;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::Outcome;
 use crate::label::JsonReport;
 use crate::texts::{TextArgs, TextLabeler};
+use crate::{Outcome, audit};
 
 /// Labels the texts of `input` and appends a line for each to `output`, in their order. Every line says which line of the
-/// input it is of, so that a killed run goes on behind the last whole line when it is started again.
+/// input it is of, so that a killed run goes on behind the last whole line when it is started again. A line's record is in
+/// the trail before the line is in the output.
 pub(crate) fn run(
     labeler: &Labeler,
     bundle: &str,
     args: &TextArgs,
     threads: usize,
+    mut log: Option<AuditLog>,
     [input, output]: [&Path; 2],
 ) -> anyhow::Result<Outcome> {
     let source = File::open(input).with_context(|| input.display().to_string())?;
@@ -47,8 +51,7 @@ pub(crate) fn run(
                 scope.spawn(move || {
                     let mut texts = TextLabeler::new(labeler, args);
                     for line in lines {
-                        let (text, failed) = line.label(&mut texts, args.max_bytes(), bundle);
-                        if send_result.send(Labelled { number: line.number, end: line.end, text, failed }).is_err() {
+                        if send_result.send(line.label(&mut texts, args.max_bytes(), bundle)).is_err() {
                             break;
                         }
                     }
@@ -68,7 +71,10 @@ pub(crate) fn run(
             Ok(())
         });
         for results in from_threads.iter().cycle() {
-            let Ok(Labelled { number, end, text, failed }) = results.recv() else { break };
+            let Ok(Labelled { number, end, text, failed, entry }) = results.recv() else { break };
+            if let Some(log) = &mut log {
+                log.append(&entry).context("the audit trail")?;
+            }
             if failed {
                 errors += 1;
                 first_error = first_error.or(Some(number));
@@ -80,6 +86,9 @@ pub(crate) fn run(
         drop(from_threads);
         reader.join().map_err(|_| anyhow!("the reader failed"))?.with_context(|| input.display().to_string())
     })?;
+    if let Some(log) = &mut log {
+        log.sync().context("the audit trail")?;
+    }
     result.sync_all().with_context(|| output.display().to_string())?;
     progress.finish_and_clear();
     if errors == 0 {
@@ -155,6 +164,7 @@ struct Labelled {
     end: u64,
     text: String,
     failed: bool,
+    entry: AuditEntry,
 }
 
 impl<R: BufRead + Seek> Lines<R> {
@@ -183,10 +193,11 @@ impl<R: BufRead + Seek> Lines<R> {
 }
 
 impl Line {
-    /// The line of the output, and whether it is an error. It holds nothing of the text.
-    fn label(&self, texts: &mut TextLabeler<'_>, max_bytes: usize, bundle: &str) -> (String, bool) {
+    /// The line of the output, which holds nothing of the text.
+    fn label(&self, texts: &mut TextLabeler<'_>, max_bytes: usize, bundle: &str) -> Labelled {
         let mut id = Value::Null;
-        let labelled = self.text(&mut id).and_then(|text| {
+        let (labelled, entry) = audit::timed(texts.labeler(), || {
+            let text = self.text(&mut id)?;
             if text.len() > max_bytes {
                 bail!("the text has more than {max_bytes} bytes; split it");
             }
@@ -197,17 +208,12 @@ impl Line {
             Err(error) => (None, Some(error.to_string())),
         };
         let failed = error.is_some();
-        match serde_json::to_string(&JsonLine {
-            line: self.number,
-            id: &id,
-            kdh_version: VERSION,
-            bundle,
-            error,
-            report,
-        }) {
-            Ok(line) => (line + "\n", failed),
-            Err(_) => (json!({"line": self.number, "bundle": bundle, "error": "no JSON"}).to_string() + "\n", true),
-        }
+        let line = JsonLine { line: self.number, id: &id, kdh_version: VERSION, bundle, error, report };
+        let (text, failed) = match serde_json::to_string(&line) {
+            Ok(line) => (line, failed),
+            Err(_) => (json!({"line": self.number, "bundle": bundle, "error": "no JSON"}).to_string(), true),
+        };
+        Labelled { number: self.number, end: self.end, text: text + "\n", failed, entry }
     }
 
     fn text(&self, id: &mut Value) -> anyhow::Result<String> {

@@ -28,6 +28,8 @@ mod page;
 /// in the same order: {"line": 1, "id": "a1", "kdh_version": ..., "bundle": digest, "labels": [...], ...}, without text. A
 /// line that cannot be labelled has "error" instead of labels, and the exit code is 1. When OUT is there, as after a kill, the run goes
 /// on behind its last whole line.
+///
+/// With --audit every result has its record. A text whose result a kill has cost is labelled again, and recorded again.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Text to label, UTF-8, at most 64 MiB (1 MiB unless in windows); `-` reads standard input
@@ -62,13 +64,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let labeler = args.engine.labeler(&path, options)?;
         let digest = hex(&labeler.bundle_digest());
         let threads = args.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
-        return batch::run(&labeler, &digest, &args.texts, threads, [input, output]);
+        let log = args.audit.open()?;
+        return batch::run(&labeler, &digest, &args.texts, threads, log, [input, output]);
     }
     let text = source::read_text(&args.text, args.texts.max_bytes())?;
     let labeler = args.engine.labeler(&path, options)?;
-    let (mut log, mut texts) = (args.audit.open()?, TextLabeler::new(&labeler, &args.texts));
-    let labelled = audit::recorded(log.as_mut(), &labeler, || texts.label(&text), |labelled| &labelled.report)?
-        .with_context(|| args.text.display().to_string())?;
+    let (log, mut texts) = (args.audit.open()?, TextLabeler::new(&labeler, &args.texts));
+    let (labelled, entry) = audit::timed(&labeler, || Ok(texts.label(&text)?));
+    // No labels of which there is no record.
+    if let Some(mut log) = log {
+        log.append(&entry)?;
+        log.sync()?;
+    }
+    let labelled = labelled.with_context(|| args.text.display().to_string())?;
     let engine = EngineReport::new(&labeler);
     if let Some(path) = &args.html {
         let page = page::page(&labelled.report, &text, &facts(&labelled, &engine));

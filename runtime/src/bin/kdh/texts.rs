@@ -112,6 +112,10 @@ impl<'l> TextLabeler<'l> {
         Self { labeler, scratch, windows }
     }
 
+    pub(crate) fn labeler(&self) -> &'l Labeler {
+        self.labeler
+    }
+
     pub(crate) fn label(&mut self, text: &str) -> Result<Labelled<'l>, LabelError> {
         match &mut self.scratch {
             Memory::Windows(scratch) => {

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use kdh_runtime::LabelerOptions;
+use kdh_runtime::audit::AuditLog;
 use serde::Serialize;
 
 use crate::Outcome;
+use crate::audit::{self, AuditArgs};
 use crate::label::JsonReport;
 use crate::source::{self, BundleArgs, EngineArgs};
 use crate::texts::{TextArgs, TextLabeler};
@@ -45,6 +47,8 @@ pub(crate) struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    audit: AuditArgs,
     /// Seconds between two looks into the folder
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     interval: Duration,
@@ -72,6 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let lock = File::create(args.output.join(LOCK)).with_context(|| args.output.display().to_string())?;
     lock.try_lock().with_context(|| format!("another `kdh watch` writes to {}", args.output.display()))?;
     let labeler = args.engine.labeler(&path, args.texts.options(LabelerOptions::new()))?;
+    let mut log = args.audit.open_beside(&[&args.input, &args.output])?;
     let mut texts = TextLabeler::new(&labeler, &args.texts);
     let bundle = hex(&labeler.bundle_digest());
     let mut arrivals = Arrivals::default();
@@ -84,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let mut look = arrivals.look(args).with_context(|| args.input.display().to_string())?;
         for arrival in look.complete.drain(..) {
             // Names of files may name patients, so messages do not.
-            match handle(args, &arrival, &mut texts, &bundle) {
+            match handle(args, &arrival, &mut texts, log.as_mut(), &bundle) {
                 Ok(Handled::Labelled) => done += 1,
                 Ok(Handled::Error) => errors += 1,
                 Ok(Handled::Changed) => {
@@ -189,15 +194,27 @@ enum Handled {
     Changed,
 }
 
-fn handle(args: &Args, arrival: &Arrival, texts: &mut TextLabeler<'_>, bundle: &str) -> io::Result<Handled> {
+fn handle(
+    args: &Args,
+    arrival: &Arrival,
+    texts: &mut TextLabeler<'_>,
+    log: Option<&mut AuditLog>,
+    bundle: &str,
+) -> io::Result<Handled> {
     let path = args.input.join(&arrival.name);
-    let labelled = source::read_text(&path, args.texts.max_bytes())
+    let (labelled, entry) = audit::timed(texts.labeler(), || {
         // The context holds the file's name.
-        .map_err(|error| anyhow!("{}", error.root_cause()))
-        .and_then(|text| Ok(texts.label(&text)?));
+        let text =
+            source::read_text(&path, args.texts.max_bytes()).map_err(|error| anyhow!("{}", error.root_cause()))?;
+        Ok(texts.label(&text)?)
+    });
     match fs::symlink_metadata(&path).and_then(|metadata| stamp(&metadata)) {
         Ok(stamp) if stamp == arrival.stamp => {}
         _ => return Ok(Handled::Changed),
+    }
+    // A result never is without its record; one that cannot be stored is recorded each time that is tried.
+    if let Some(log) = log {
+        log.append(&entry).and_then(|()| log.sync()).map_err(io::Error::other)?;
     }
     let (report, error) = match &labelled {
         Ok(labelled) => (Some(JsonReport::new(labelled)), None),
