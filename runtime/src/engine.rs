@@ -390,7 +390,11 @@ impl<'m> EngineScratch<'m> {
 
     /// Overwrites all that the last text has left.
     pub fn zeroize(&mut self) {
-        self.memory_mut().zeroize();
+        // In words, because a byte at a time takes a twentieth of the time of a text.
+        let (before, words, behind) = bytemuck::pod_align_to_mut::<u8, u64>(self.memory_mut());
+        before.zeroize();
+        words.zeroize();
+        behind.zeroize();
     }
 
     /// When runs must end early, from now on. Nothing of it is kept by [`zeroize`](Self::zeroize) or changed by a run.

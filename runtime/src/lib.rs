@@ -43,7 +43,7 @@
 //!
 //! Every length in a bundle is bounded before it is used and every byte is checked against its digest. A graph whose
 //! digest is right may still have been made by someone who means harm. What a program may take for a text is bounded
-//! ([`engine::Limits`]); a graph that is given to tract may ask for more memory or time than there is. So a labeler takes no bundle unless a key that [`Trust`] names has signed it, or the caller's code says
+//! ([`engine::Limits`]), of a graph that is given to tract by an estimate. So a labeler takes no bundle unless a key that [`Trust`] names has signed it, or the caller's code says
 //! [`allow_unsigned`](LabelerOptions::allow_unsigned).
 
 /// The README's Rust compiles.

@@ -335,7 +335,7 @@ fn a_power_cut_at_every_operation_loses_no_record_that_was_waited_for() {
             // And a second one while the trail is opened again.
             for second in 0.. {
                 let disk = Disk::new(&image, Some((second, Fault::PowerCut)));
-                let _ = AuditLog::open_in(Trail::new(&disk), small());
+                let _cut = AuditLog::open_in(Trail::new(&disk), small());
                 if disk.operations() <= second {
                     break;
                 }
@@ -346,7 +346,7 @@ fn a_power_cut_at_every_operation_loses_no_record_that_was_waited_for() {
                         |disk: &Disk| verify_in(&Trail::new(disk), None, |_, _| {}).map(|verified| verified.head);
                     let before = read(&disk).unwrap_or_else(|error| panic!("{context}, again at {second}: {error}"));
                     assert!(before.sequence >= written.1, "{context}, again at {second}");
-                    drop(AuditLog::open_in(Trail::new(&disk), small()).unwrap());
+                    AuditLog::open_in(Trail::new(&disk), small()).unwrap();
                     assert!(read(&disk).unwrap().sequence >= before.sequence);
                 }
             }

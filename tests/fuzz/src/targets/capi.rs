@@ -341,7 +341,7 @@ impl Calls<'_> {
             deadline_ms,
             trust,
             kernels,
-            log: if numbers % 2 == 0 { Some(log) } else { None },
+            log: numbers.is_multiple_of(2).then_some(log),
             log_user: core::ptr::without_provenance_mut(7),
             operating_point: point,
         };

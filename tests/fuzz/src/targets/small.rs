@@ -18,7 +18,7 @@ pub(super) fn bundle(int8: bool, max_tokens: usize, counter: u64) -> anyhow::Res
         [manifest.tokenizer.cls, manifest.tokenizer.sep, manifest.tokenizer.unk, "a", "b", "##b"].join("\n");
     let program = super::model::small_program(int8, max_tokens);
     let write = |case: GoldenCase<'_>| {
-        let writer = BundleWriter::new(&manifest, b"graph", vocabulary.as_bytes(), 1e-3, &[case.clone()])?;
+        let writer = BundleWriter::new(&manifest, b"graph", vocabulary.as_bytes(), 1e-3, core::slice::from_ref(&case))?;
         let writer = writer.program(&program, false).rollback_counter(counter);
         anyhow::Ok(writer.golden(ARITHMETIC, 1e-3, &[case], 2)?.finish()?)
     };
