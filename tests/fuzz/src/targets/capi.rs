@@ -8,9 +8,10 @@ use std::cell::Cell;
 
 use kdh_format::Trust;
 use kdh_runtime::capi::{
-    Evidence, Handle, LabelReport, MAX_NAME, OPEN_ALLOW_TEST_KEYS, OPEN_ALLOW_UNSIGNED, Options, Report, ScratchHandle,
-    Status, kdh_close, kdh_kernels, kdh_label, kdh_label_code, kdh_label_count, kdh_label_name, kdh_last_error,
-    kdh_open_file, kdh_open_memory, kdh_scratch_init, kdh_scratch_release, kdh_scratch_size, kdh_self_test,
+    Evidence, Handle, LabelReport, MAX_NAME, OPEN_ALLOW_TEST_KEYS, OPEN_ALLOW_UNSIGNED, OVERFLOW_REFUSE,
+    OVERFLOW_TRUNCATE, Options, Report, ScratchHandle, Status, kdh_close, kdh_kernels, kdh_label, kdh_label_code,
+    kdh_label_count, kdh_label_name, kdh_last_error, kdh_open_file, kdh_open_memory, kdh_scratch_init,
+    kdh_scratch_release, kdh_scratch_size, kdh_self_test,
 };
 
 use super::{Outcome, Target, broken, small};
@@ -324,7 +325,7 @@ impl Calls<'_> {
         };
         let numbers = self.script.byte();
         let max_text_size = [0, 7, 1 << 20, 64][usize::from(numbers) % 4];
-        let on_overflow = [0, 1, 0, 2][usize::from(numbers) / 4 % 4];
+        let on_overflow = [OVERFLOW_TRUNCATE, OVERFLOW_REFUSE, OVERFLOW_TRUNCATE, 9][usize::from(numbers) / 4 % 4];
         let deadline_ms = u32::from(numbers / 16 % 4 == 3);
         let whole = size_of::<Options>();
         let size = match numbers / 64 {
@@ -348,7 +349,7 @@ impl Calls<'_> {
         let has_point = size >= whole;
         let wrong = (numbers / 64 == 3 && size != whole && size > 0)
             .then_some(Status::Option)
-            .or((on_overflow == 2).then_some(Status::Option))
+            .or((on_overflow == 9).then_some(Status::Option))
             .or(trust_wrong)
             .or((flags & !3 != 0).then_some(Status::Option))
             .or(point_wrong.filter(|_| has_point))
@@ -362,7 +363,7 @@ impl Calls<'_> {
             model: Model {
                 bundle: 0,
                 max_text: if max_text_size == 0 { 1 << 20 } else { max_text_size },
-                refuses: on_overflow == 1,
+                refuses: on_overflow == OVERFLOW_REFUSE,
                 late: deadline_ms > 0,
             },
         }
