@@ -4,7 +4,8 @@
 #   experiments/hoc-student.sh CORPUS
 #
 # CORPUS is the corpus in its published layout (text/ and labels/). Everything goes to runs/hoc-student; the bundle ends
-# as models/default.kdh. About three quarters of an hour of one core; the corpora lie in ../shared/data. A killed run goes on when the script is started again.
+# as models/default.kdh. An hour and a quarter of one core; the corpora lie in ../shared/data. A killed run goes on when the
+# script is started again.
 set -euo pipefail
 corpus=$(realpath "${1:?give the folder of the Hallmarks of Cancer corpus (with text/ and labels/)}")
 cd "$(dirname "$0")/.."
@@ -30,14 +31,14 @@ kdh-train distill --weights third_party/weights/all-MiniLM-L6-v2 \
   --teacher-logits experiments/hoc-teacher-logits.jsonl --teacher-logits runs/linear.jsonl \
   --transfer data/cei-transfer.jsonl \
   --train data/hoc/train.jsonl --dev data/hoc/dev.jsonl --labels experiments/hoc-labels.json --out $run \
-  --boundaries corpus --max-tokens 512 --imitation-epochs 1 --epochs 4 --select micro-auprc --seed 1 \
+  --boundaries corpus --max-tokens 512 --imitation-epochs 4 --epochs 5 --patience 5 --select micro-auprc --seed 1 \
   --alpha 0.582 --dropout 0.081 --head-factor 25 --layer-decay 0.893 --learning-rate 2.12e-4 \
   --sentence-weight 3.06 --temperature 1.77 \
   --name hoc-minilm-l6 --commit "$commit" \
   --data-name "Hallmarks of Cancer (Baker et al. 2016), 1,295 training documents of the BLURB split" \
   --data-licence "GPL-3.0 (the corpus; none of its text is in the bundle)" \
   --weights-licence Apache-2.0
-kdh-train thresholds --policy per-label-shrunk --student $run/best $run/dev-predictions.jsonl
+kdh-train thresholds --student $run/best $run/dev-predictions.jsonl
 kdh-export pack $run/best --data data/hoc/dev.jsonl --output models/default.kdh \
   --vocabulary-size 12000 --vocabulary-from data/hoc/train.jsonl \
   --release experiments/hoc-release.json --max-bytes 16000000

@@ -84,7 +84,8 @@ fn the_library_exports_what_the_header_declares() {
         .collect();
     exported.sort();
     let header = std::fs::read_to_string(folder.path().join("include/kdh.h")).unwrap();
-    let functions = header.lines().filter(|line| !line.starts_with("///") && !line.starts_with(" *"));
+    let comment = |line: &str| ["/", "*"].iter().any(|opening| line.trim_start().starts_with(opening));
+    let functions = header.lines().filter(|line| !comment(line));
     let mut declared: Vec<String> = functions
         .filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next().map(str::to_owned))
         .filter(|name| name.starts_with("kdh_") && name != "kdh_default_options")
