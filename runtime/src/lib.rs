@@ -78,6 +78,7 @@ pub mod lower;
 mod map;
 #[cfg(feature = "eval")]
 pub mod metrics;
+mod overwrite;
 pub mod program;
 mod report;
 mod self_test;

@@ -1,7 +1,8 @@
 use core::ops::{Deref, DerefMut, Range};
 
 use bytemuck::Pod;
-use zeroize::Zeroize;
+
+use crate::overwrite::overwrite;
 
 /// A list of bounded length that never allocates: in memory of its own, or in the caller's.
 pub(crate) struct List<'m, T> {
@@ -28,7 +29,7 @@ impl<'m, T: Pod> List<'m, T> {
     /// Empties the list and overwrites its memory.
     pub(crate) fn zeroize(&mut self) {
         self.len = 0;
-        bytemuck::cast_slice_mut::<T, u8>(self.memory.values_mut()).zeroize();
+        overwrite(bytemuck::cast_slice_mut(self.memory.values_mut()));
     }
 
     /// Adds a value; a full list stays as it is.
