@@ -6,12 +6,13 @@
 //! otherwise runs on [tract](https://github.com/sonos/tract), which is the reference.
 
 use core::fmt;
+use std::sync::Arc;
 
 use crate::kernels::Kernels;
 #[cfg(feature = "tract")]
 use crate::lower::{LowerError, lower};
 use crate::overwrite::overwrite;
-use crate::program::{ALIGNMENT, Pooled, Program};
+use crate::program::{ALIGNMENT, Plan, Pooled, Program};
 
 pub use self::limits::Limits;
 pub(crate) use self::scrub::Reference;
@@ -167,7 +168,7 @@ impl Engine {
 
     /// Memory for one thread's runs.
     pub fn scratch(&self) -> EngineScratch<'static> {
-        EngineScratch::new(Memory::Owned(vec![0; self.memory_required()]), self.layout())
+        self.scratch_of(Memory::Owned(vec![0; self.memory_required()]))
     }
 
     /// As [`scratch`](Self::scratch), for a machine that may not have the memory.
@@ -180,7 +181,7 @@ impl Engine {
         let mut memory = Vec::new();
         memory.try_reserve_exact(bytes).map_err(|_| EngineError::OutOfMemory { bytes })?;
         memory.resize(bytes, 0);
-        Ok(EngineScratch::new(Memory::Owned(memory), self.layout()))
+        Ok(self.scratch_of(Memory::Owned(memory)))
     }
 
     /// One thread's runs in the caller's memory.
@@ -193,7 +194,7 @@ impl Engine {
         if memory.len() < required {
             return Err(ScratchTooSmall { required, given: memory.len() });
         }
-        Ok(EngineScratch::new(Memory::Borrowed(memory), self.layout()))
+        Ok(self.scratch_of(Memory::Borrowed(memory)))
     }
 
     /// A scratch in the first bytes of `memory`, and the bytes behind it, which begin at a multiple of 4. It takes as few as it
@@ -201,7 +202,7 @@ impl Engine {
     pub(crate) fn split_scratch<'m>(&self, memory: &'m mut [u8]) -> Option<(EngineScratch<'m>, &'m mut [u8])> {
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         let (memory, rest) = memory.split_at_mut_checked(start.checked_add(self.arena_len())?)?;
-        Some((EngineScratch::new(Memory::Borrowed(memory), self.layout()), rest))
+        Some((self.scratch_of(Memory::Borrowed(memory)), rest))
     }
 
     /// Runs the model on one text: `ids` and `sentence_ids` have one entry a token, the special tokens included; a
@@ -262,7 +263,12 @@ impl Engine {
 
     /// Whether the scratch is laid out as this engine's own.
     pub(crate) fn takes(&self, scratch: &EngineScratch<'_>) -> bool {
-        scratch.layout == self.layout()
+        scratch.layout == self.layout() && scratch.plan.as_ref() == self.program().map(Program::plan)
+    }
+
+    fn scratch_of<'m>(&self, memory: Memory<'m>) -> EngineScratch<'m> {
+        let plan = self.program().map(|program| program.plan().clone());
+        EngineScratch { memory, layout: self.layout(), plan, used: None, stop: Stop::new() }
     }
 
     fn layout(&self) -> Layout {
@@ -296,7 +302,11 @@ impl Engine {
         if scratch.stop.is_due() {
             return Err(RunError::Stopped);
         }
-        let (memory, stop) = scratch.arena_mut().filter(|_| fits).ok_or(RunError::Failed)?;
+        if !fits {
+            return Err(RunError::Failed);
+        }
+        scratch.uses(ids.len(), arena::used_sentences(self.shape, sentence_ids));
+        let (memory, stop) = scratch.arena_mut().ok_or(RunError::Failed)?;
         match &self.runner {
             Runner::Arena(arena) => arena.run(memory, stop, ids, sentence_ids),
             #[cfg(feature = "tract")]
@@ -340,6 +350,7 @@ impl Engine {
         let failed = |error| EngineError::Input { tokens, error };
         #[cfg(feature = "tract")]
         if let Runner::Tract(graph) = &self.runner {
+            scratch.uses(tokens, self.shape.max_sentences);
             let memory = scratch.arena_mut().map(|(memory, _)| memory).unwrap_or_default();
             return self.run_graph(graph, memory, &ids, &sentence_ids).map_err(failed);
         }
@@ -360,10 +371,14 @@ impl fmt::Debug for Engine {
 
 /// Memory of one thread's runs: of its own, or the caller's.
 ///
-/// When it is dropped, its memory is overwritten with zeros.
+/// When it is dropped, what its runs have written is overwritten with zeros.
 pub struct EngineScratch<'m> {
     memory: Memory<'m>,
     layout: Layout,
+    /// `None` on tract.
+    plan: Option<Arc<Plan>>,
+    /// Most tokens and most sentences of a run since the memory was overwritten; `None` when there was none.
+    used: Option<(usize, usize)>,
     stop: Stop,
 }
 
@@ -382,14 +397,20 @@ enum Memory<'m> {
     Borrowed(&'m mut [u8]),
 }
 
-impl<'m> EngineScratch<'m> {
-    fn new(memory: Memory<'m>, layout: Layout) -> Self {
-        Self { memory, layout, stop: Stop::new() }
-    }
-
-    /// Overwrites all that the last text has left.
+impl EngineScratch<'_> {
+    /// Overwrites all that the runs since the last time have left: the more, the longer the longest text was.
     pub fn zeroize(&mut self) {
-        overwrite(self.memory_mut());
+        let Some((tokens, sentences)) = self.used.take() else { return };
+        let plan = self.plan.clone();
+        let arena = self.arena_mut().map(|(arena, _)| arena).unwrap_or_default();
+        match plan {
+            Some(plan) => {
+                for range in plan.written(tokens, sentences) {
+                    overwrite(arena.get_mut(range).unwrap_or_default());
+                }
+            }
+            None => overwrite(arena),
+        }
     }
 
     /// When runs must end early, from now on. Nothing of it is kept by [`zeroize`](Self::zeroize) or changed by a run.
@@ -397,12 +418,19 @@ impl<'m> EngineScratch<'m> {
         self.stop = stop;
     }
 
-    /// The memory itself. A run reads nothing that it has not written, so whatever is put here changes no result.
+    /// The memory itself. A run reads nothing that it has not written, so whatever is put here changes no result; it is the
+    /// caller's to overwrite.
     pub fn memory_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
             Memory::Owned(bytes) => bytes,
             Memory::Borrowed(bytes) => bytes,
         }
+    }
+
+    /// Says before a run what it may write.
+    fn uses(&mut self, tokens: usize, sentences: usize) {
+        let (most_tokens, most_sentences) = self.used.unwrap_or_default();
+        self.used = Some((tokens.max(most_tokens), sentences.max(most_sentences)));
     }
 
     /// The logits of the last run.

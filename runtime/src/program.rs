@@ -26,7 +26,7 @@ pub struct Program {
     widths: Vec<u32>,
     steps: Vec<Step>,
     weights: Weights,
-    plan: Plan,
+    plan: Arc<Plan>,
 }
 
 /// What a model must fit.
@@ -296,7 +296,7 @@ impl Program {
         })
     }
 
-    pub(crate) fn plan(&self) -> &Plan {
+    pub(crate) fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
@@ -311,7 +311,7 @@ impl Program {
             return Err(ProgramError::BigEndian);
         }
         check::check(&shape, &widths, &steps, &weights)?;
-        let plan = Plan::new(&shape, &widths, &steps)?;
+        let plan = Arc::new(Plan::new(&shape, &widths, &steps)?);
         Ok(Self { shape, widths, steps, weights, plan })
     }
 }

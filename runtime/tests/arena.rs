@@ -60,6 +60,56 @@ fn all_kernels_and_scratches_give_the_same_bits() {
     }
 }
 
+/// Whatever a step writes lies where the plan says that a text of its length may write: a byte that it left out would be neither
+/// what was there before nor zero.
+///
+/// Verifies: R-104
+#[test]
+fn all_that_texts_have_written_is_overwritten() {
+    for (number, size) in SIZES.into_iter().enumerate() {
+        let program = Model::random(size, number as u64 + 1).program();
+        let last = size.max_sentences as i32 - 1;
+        let mut texts: Vec<_> = (0..TEXTS).map(|text| size.text(text)).collect();
+        texts.extend([(vec![1], vec![-1]), (vec![2; 2], vec![last, i32::MAX]), (vec![3; 3], vec![last, i32::MIN, 0])]);
+        for kernels in Kernels::ALL.into_iter().filter(|kernels| kernels.is_available()) {
+            let engine = Engine::from_program(program.clone(), Some(kernels)).unwrap();
+            let mut memory = vec![0; engine.memory_required() + 64];
+            for before in [0x5A, 0xA5] {
+                let gone = |memory: &[u8]| memory.iter().all(|byte| [0, before].contains(byte));
+                let left = |memory: &[u8]| memory.iter().filter(|&&byte| byte == before).count();
+                for start in [0, 1] {
+                    memory.fill(before);
+                    let mut scratch = engine.scratch_in(&mut memory[start..]).unwrap();
+                    for (ids, sentence_ids) in &texts {
+                        scratch.memory_mut().fill(before);
+                        engine.run(&mut scratch, ids, sentence_ids).unwrap();
+                        assert!(!gone(scratch.memory_mut()), "a run writes");
+                        scratch.zeroize();
+                        assert!(gone(scratch.memory_mut()), "{kernels}, {} tokens of {size:?}", ids.len());
+                    }
+                    // A short text costs less than a long one, and none nothing.
+                    let mut left_by = |tokens: usize| {
+                        scratch.memory_mut().fill(before);
+                        engine.run(&mut scratch, &vec![1; tokens], &vec![-1; tokens]).unwrap();
+                        scratch.zeroize();
+                        left(scratch.memory_mut())
+                    };
+                    assert!(left_by(1) > left_by(size.max_tokens), "{kernels}, {size:?}");
+                    scratch.memory_mut().fill(before);
+                    scratch.zeroize();
+                    assert_eq!(left(scratch.memory_mut()), scratch.memory_mut().len());
+                    // The shorter ones after the longer ones, and all with the end of the scratch.
+                    for (ids, sentence_ids) in texts.iter().rev() {
+                        engine.run(&mut scratch, ids, sentence_ids).unwrap();
+                    }
+                    drop(scratch);
+                    assert!(gone(&memory), "{kernels}, {size:?}");
+                }
+            }
+        }
+    }
+}
+
 /// The logits' bits do not depend on the machine: these digests hold on every processor and operating system.
 ///
 /// Verifies: R-006

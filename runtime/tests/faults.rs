@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kdh_runtime::engine::Shape;
 use kdh_runtime::engine::{Cancel, Engine, EngineError, Limits, RunError, Scrub, ScrubError, Stop};
 use kdh_runtime::program::{Document, Epilogue, Program, ProgramBuilder, ProgramError, Rows};
-use kdh_runtime::{BuildError, Bundle, BundleFile, LabelError, Labeler, LabelerOptions, Scratch};
+use kdh_runtime::{BuildError, Bundle, BundleFile, DocumentOptions, LabelError, Labeler, LabelerOptions, Scratch};
 
 const TEXT: &str = "The cells divided slowly. No vessel grew into the tumour! TNF-\u{3b1} was low.";
 
@@ -175,6 +175,66 @@ fn a_text_is_given_up_when_its_time_is_up() {
     assert_eq!(logits(&labeler, &mut scratch), expected);
     assert!(LabelError::DeadlineExceeded.to_string().contains("time"));
     assert_ne!(RunError::Stopped, RunError::default());
+}
+
+/// Of a text of any length, of a shorter one after a longer one, and of one that was given up half-way, nothing is left.
+///
+/// Verifies: R-104
+#[test]
+fn nothing_of_a_text_outlives_its_scratch() {
+    let labeler = labeler();
+    let max = labeler.engine().program().unwrap().shape().max_tokens - 2;
+    let texts = [1, 17, 64, 65, 200, max, max + 90].map(|tokens| {
+        let text: String = (0..tokens).map(|word| if word % 9 == 8 { "cell\n\n" } else { "cell " }).collect();
+        (tokens, text)
+    });
+    let label = |scratch: &mut Scratch, (tokens, text): &(usize, String)| {
+        let report = labeler.label(scratch, text).unwrap();
+        assert_eq!((report.text_tokens, report.kept_tokens), (*tokens, max.min(*tokens)));
+    };
+    let (longest, options) = (&texts[texts.len() - 1], DocumentOptions::new());
+    let start = Instant::now();
+    label(&mut labeler.scratch(), longest);
+    let whole = start.elapsed();
+
+    let mut memory = vec![0; labeler.memory_required().max(labeler.document_memory_required()) + 1];
+    for before in [0x5A, 0xA5] {
+        let left = |memory: &[u8]| memory.iter().filter(|&&byte| byte == before).count();
+        let gone = |memory: &[u8]| memory.iter().all(|byte| [0, before].contains(byte));
+        for text in &texts {
+            memory.fill(before);
+            label(&mut labeler.scratch_in(&mut memory[1..]).unwrap(), text);
+            assert!(gone(&memory), "{} tokens", text.0);
+            println!("{} tokens: {} of {} bytes are overwritten", text.0, memory.len() - left(&memory), memory.len());
+            if text.0 == 1 {
+                assert!(left(&memory) * 10 > memory.len() * 9, "a short text does not cost what a long one costs");
+            }
+
+            memory.fill(before);
+            let mut scratch = labeler.document_scratch_in(&mut memory).unwrap();
+            labeler.label_document(&mut scratch, &options, &text.1.repeat(3)).unwrap();
+            labeler.label_document(&mut scratch, &options, "cell").unwrap();
+            drop(scratch);
+            assert!(gone(&memory), "{} tokens in windows", text.0);
+        }
+        for shorter in &texts {
+            memory.fill(before);
+            let mut scratch = labeler.scratch_in(&mut memory).unwrap();
+            label(&mut scratch, longest);
+            label(&mut scratch, shorter);
+            drop(scratch);
+            assert!(gone(&memory), "{} tokens after more", shorter.0);
+        }
+        for part in 1..8 {
+            memory.fill(before);
+            let mut scratch = labeler.scratch_in(&mut memory).unwrap();
+            scratch.set_stop(Stop::new().deadline(Instant::now() + whole * part / 10));
+            // However far it comes.
+            let _ = labeler.label(&mut scratch, &longest.1);
+            drop(scratch);
+            assert!(gone(&memory), "given up after {part} tenths");
+        }
+    }
 }
 
 /// Verifies: R-101

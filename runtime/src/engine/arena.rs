@@ -5,8 +5,8 @@ use crate::kernels::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, Kernels, LinearF32, LinearI8, NormView, Task, exp, ln,
 };
 use crate::program::{
-    BLOCK, Buffer, Document, Epilogue, LANES, Linear, Norm, Panels, Products, Program, Rows, RowsPlan, Step, Table,
-    TableValues, Vector, Weights, float_stride, integer_stride,
+    BLOCK, Buffer, Document, Epilogue, LANES, Linear, Norm, Panels, Products, Program, Rows, RowsPlan, Shape, Step,
+    Table, TableValues, Vector, Weights, float_stride, integer_stride,
 };
 
 /// A program with the kernels that run it.
@@ -71,7 +71,7 @@ impl Task for Run<'_> {
             if self.stop.is_due() {
                 return Some(Ended::Stopped);
             }
-            let work = self.program.plan().work(index);
+            let work = self.program.plan().work(index, self.ids.len());
             match *step {
                 Step::Embed { words, positions, norm, output } => {
                     self.embed(kernels, [words, positions], norm, output, work)?;
@@ -82,7 +82,7 @@ impl Task for Run<'_> {
                 Step::Attention { input, heads, products, relative_bias, output } => {
                     self.attention(kernels, input, (heads as usize, products), relative_bias, output, work)?;
                 }
-                Step::Head { input, linear, document } => self.head(kernels, input, linear, document, work)?,
+                Step::Head { input, linear, document } => self.head(kernels, input, linear, document)?,
             }
         }
         Some(Ended::Done)
@@ -99,7 +99,7 @@ impl Run<'_> {
         work: Buffer,
     ) -> Option<()> {
         let (plan, weights) = (self.program.plan(), self.program.weights());
-        let rows = plan.rows(output);
+        let rows = plan.rows(output, self.ids.len());
         let (width, stride) = (rows.width, float_stride(rows.width));
         let norm = norm_of(weights, norm)?;
         let (words, positions) = (Embedding::of(weights, words)?, Embedding::of(weights, positions)?);
@@ -131,11 +131,12 @@ impl Run<'_> {
         work: Buffer,
     ) -> Option<()> {
         let (plan, weights) = (self.program.plan(), self.program.weights());
-        let (rows, input) = (plan.rows(output), plan.rows(input));
+        let of_text = |rows: Rows| plan.rows(rows, self.ids.len());
+        let (rows, input) = (of_text(output), of_text(input));
         let (outputs, stride) = (linear.outputs as usize, float_stride(linear.outputs as usize));
         let layer = Layer::of(weights, linear)?;
         let (norm, residual) = match epilogue {
-            Epilogue::ResidualNorm { residual, norm } => (Some(norm_of(weights, norm)?), plan.rows(residual).floats?),
+            Epilogue::ResidualNorm { residual, norm } => (Some(norm_of(weights, norm)?), of_text(residual).floats?),
             Epilogue::None | Epilogue::Gelu => (None, Buffer::default()),
         };
         let (values, scales) = match layer {
@@ -188,8 +189,9 @@ impl Run<'_> {
         work: Buffer,
     ) -> Option<()> {
         let (plan, weights) = (self.program.plan(), self.program.weights());
-        let (input, rows) = (plan.rows(input), plan.rows(output));
-        let (tokens, hidden) = (self.ids.len(), rows.width);
+        let tokens = self.ids.len();
+        let (input, rows) = (plan.rows(input, tokens), plan.rows(output, tokens));
+        let hidden = rows.width;
         let head = hidden.checked_div(heads)?;
         let bias = match relative_bias {
             Some(bias) => Some(weights.vector(bias)?.get(..bias.len as usize)?),
@@ -228,40 +230,26 @@ impl Run<'_> {
         output.quantize(kernels, &(0..tokens))
     }
 
-    fn head<F: Family>(
-        &mut self,
-        kernels: F,
-        input: Rows,
-        linear: Linear,
-        document: Document,
-        work: Buffer,
-    ) -> Option<()> {
+    fn head<F: Family>(&mut self, kernels: F, input: Rows, linear: Linear, document: Document) -> Option<()> {
         let (shape, plan, weights) = (self.program.shape(), self.program.plan(), self.program.weights());
-        let input = plan.rows(input);
+        let input = plan.rows(input, self.ids.len());
         let (width, stride, labels) = (input.width, float_stride(input.width), shape.labels);
         let logits_stride = float_stride(labels);
         let Layer::F32(layer) = Layer::of(weights, linear)? else { return None };
-        let [sentence_logits, document_logits] = plan.logits();
-        let [states, work, sentence_logits, document_logits] =
-            disjoint(self.memory, [input.floats?, work, sentence_logits, document_logits])?;
-        let states = floats(states)?.chunks_exact(stride);
-        // The buffers are rounded up to their alignment.
-        let sentence_logits = floats(sentence_logits)?.get_mut(..shape.max_sentences * labels)?;
-        let document_logits = floats(document_logits)?.get_mut(..labels)?;
-
-        // A sentence beyond the last is none.
-        let sentences =
-            || self.sentence_ids.iter().map(|&id| usize::try_from(id).ok().filter(|&id| id < shape.max_sentences));
-        let used = sentences().flatten().max().map_or(0, |last| last + 1);
+        let used = used_sentences(shape, self.sentence_ids);
         // The document's own row follows those of the sentences.
-        let (sums, work) = floats(work)?.split_at_mut_checked((shape.max_sentences + 1) * stride)?;
-        let (counts, logits) = work.split_at_mut_checked(shape.max_sentences + 1)?;
-        let sums = sums.get_mut(..(used + 1) * stride)?;
-        let counts = counts.get_mut(..used + 1)?;
+        let [sums, counts, logits] = plan.head(used);
+        let [sentence_logits, document_logits] = plan.logits();
+        let [states, sums, counts, logits, sentence_logits, document_logits] =
+            disjoint(self.memory, [input.floats?, sums, counts, logits, sentence_logits, document_logits])?;
+        let states = floats(states)?.chunks_exact(stride);
+        let (sums, counts, logits) = (floats(sums)?, floats(counts)?, floats(logits)?);
+        let (sentence_logits, document_logits) = (floats(sentence_logits)?, floats(document_logits)?);
+
         sums.fill(0.0);
         counts.fill(0.0);
-        for (sentence, state) in sentences().zip(states) {
-            let Some(sentence) = sentence else { continue };
+        for (&id, state) in self.sentence_ids.iter().zip(states) {
+            let Some(sentence) = sentence(shape, id) else { continue };
             sums.chunks_exact_mut(stride).nth(sentence)?.iter_mut().zip(state).for_each(|(sum, value)| *sum += value);
             *counts.get_mut(sentence)? += 1.0;
         }
@@ -300,6 +288,17 @@ impl Run<'_> {
         }
         Some(())
     }
+}
+
+/// Sentences up to the last one that owns a token.
+pub(super) fn used_sentences(shape: Shape, sentence_ids: &[i32]) -> usize {
+    let all = sentence_ids.iter().filter_map(|&id| sentence(shape, id));
+    all.max().map_or(0, |last| last + 1)
+}
+
+/// The sentence of this id; one beyond the last is none.
+fn sentence(shape: Shape, id: i32) -> Option<usize> {
+    usize::try_from(id).ok().filter(|&id| id < shape.max_sentences)
 }
 
 /// Logit of a sentence that owns no token.

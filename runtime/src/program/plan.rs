@@ -9,16 +9,19 @@ use super::{ALIGNMENT, Epilogue, LANES, Panels, Products, ProgramError, Rows, Sh
 /// Two buffers share bytes only when no step needs both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    rows: Vec<RowsPlan>,
-    /// Work space of each step.
-    work: Vec<Buffer>,
-    sentence_logits: Buffer,
-    document_logits: Buffer,
+    rows: Vec<RowsPlace>,
+    /// Work space of each step but the head.
+    work: Vec<Place>,
+    /// Sums, numbers of tokens and logits of the head.
+    head: [Place; 3],
+    logits: [Place; 2],
+    /// All of them, by their first byte.
+    places: Vec<Place>,
     pooled: Option<Pooled>,
     arena_len: usize,
 }
 
-/// The head's means in its work space, which no later step overwrites: of each sentence, then of the whole document.
+/// The head's means where its sums were, which no later step overwrites: of each sentence, then of the whole document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pooled {
     /// First byte of the first sentence's mean.
@@ -36,19 +39,51 @@ pub(crate) struct Buffer {
     pub(crate) len: usize,
 }
 
-/// The forms in which one [`Rows`] is stored: those that are read.
+/// A buffer of which every text takes as much as it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    start: usize,
+    size: Size,
+}
+
+/// What a buffer's length depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    /// Bytes of a token.
+    Tokens(usize),
+    /// Bytes of a row of a block.
+    Block(usize),
+    /// Products and width of an attention's heads.
+    Attention(Products, usize),
+    /// Bytes of a sentence, and of the document behind them.
+    Sentences(usize),
+    /// Bytes whatever the text.
+    Fixed(usize),
+}
+
+/// A [`RowsPlan`] before there is a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct RowsPlace {
+    width: usize,
+    floats: Option<Place>,
+    head: Option<usize>,
+    integers: Option<Place>,
+    scales: Option<Place>,
+}
+
+/// The forms in which one [`Rows`] of a text is stored: those that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RowsPlan {
     /// Values of a row, without padding.
     pub(crate) width: usize,
-    /// `f32 [max_tokens][stride]`, padded with zeros to a multiple of 16 values.
+    /// `f32 [T][stride]`, padded with zeros to a multiple of 16 values.
     pub(crate) floats: Option<Buffer>,
     /// Width of the heads, of floats that only an attention reads: they lie head by head, `f32 [width / head][T][head]` for a
     /// text of `T` tokens, so that what the attention reads of a head is one piece of memory.
     pub(crate) head: Option<usize>,
-    /// `[max_tokens][stride]` bytes in the form that the kernel family multiplies, padded to a multiple of 64.
+    /// `[T][stride]` bytes in the form that the kernel family multiplies, padded to a multiple of 64.
     pub(crate) integers: Option<Buffer>,
-    /// `f32 [max_tokens]`: what an integer of each row stands for.
+    /// `f32 [T]`: what an integer of each row stands for.
     pub(crate) scales: Option<Buffer>,
 }
 
@@ -83,39 +118,47 @@ impl Plan {
             }
         }
 
-        let tokens = shape.max_tokens;
         let mut planner = Planner::default();
+        let mut places = Vec::new();
+        let mut place = |size: Size, steps: Range<usize>| {
+            let start = planner.place(size.bytes(shape.max_tokens, shape.max_sentences), steps).start;
+            places.push(Place { start, size });
+            Place { start, size }
+        };
         let rows = widths.iter().zip(&uses).map(|(&width, of)| {
             let width = width as usize;
             let mut place =
-                |last: Option<usize>, bytes: usize| last.map(|last| planner.place(bytes, of.first..last + 1));
-            RowsPlan {
+                |last: Option<usize>, bytes: usize| last.map(|last| place(Size::Tokens(bytes), of.first..last + 1));
+            RowsPlace {
                 width,
-                floats: place(of.floats, tokens * float_stride(width) * 4),
+                floats: place(of.floats, 4 * float_stride(width)),
                 head: of.heads(),
-                integers: place(of.integers, tokens * integer_stride(width)),
-                scales: place(of.integers, tokens * 4),
+                integers: place(of.integers, integer_stride(width)),
+                scales: place(of.integers, 4),
             }
         });
-        let rows: Vec<RowsPlan> = rows.collect();
-        let work = steps.iter().enumerate();
-        let work: Vec<Buffer> =
-            work.map(|(index, step)| planner.place(work_len(shape, &rows, step), index..index + 1)).collect();
-        let last = steps.len();
-        let sentence_logits = planner.place(shape.max_sentences * shape.labels * 4, last - 1..last);
-        let document_logits = planner.place(shape.labels * 4, last - 1..last);
+        let rows: Vec<RowsPlace> = rows.collect();
+        let width = |of: Rows| rows.get(of.index()).map_or(0, |rows| rows.width);
+        let work = steps.iter().enumerate().map(|(index, step)| place(work_size(step, width), index..index + 1));
+        let work: Vec<Place> = work.collect();
+        let last = steps.len() - 1..steps.len();
+        let states = match steps.last() {
+            Some(&Step::Head { input, .. }) => Some(width(input)),
+            _ => None,
+        };
+        let head = [states.map_or(0, float_stride), 1, float_stride(shape.labels)];
+        let head = head.map(|floats| place(Size::Sentences(4 * floats), last.clone()));
+        let logits = [shape.max_sentences * shape.labels, shape.labels];
+        let logits = logits.map(|floats| place(Size::Fixed(4 * floats), last.clone()));
+        places.sort_by_key(|place| place.start);
+        places.dedup();
         // The arena must be addressable on every target, with room for its alignment.
         if planner.len > (isize::MAX as usize) / 2 {
             return Err(ProgramError::OutOfRange("memory"));
         }
-        let pooled = match steps.last().zip(work.last()) {
-            Some((Step::Head { input, .. }, work)) => {
-                let width = rows.get(input.index()).map_or(0, |rows| rows.width);
-                Some(Pooled { start: work.start, stride: float_stride(width), width })
-            }
-            _ => None,
-        };
-        Ok(Self { rows, work, sentence_logits, document_logits, pooled, arena_len: planner.len })
+        let [sums, ..] = head;
+        let pooled = states.map(|width| Pooled { start: sums.start, stride: float_stride(width), width });
+        Ok(Self { rows, work, head, logits, places, pooled, arena_len: planner.len })
     }
 
     /// Bytes of the arena, a multiple of 64.
@@ -123,12 +166,36 @@ impl Plan {
         self.arena_len
     }
 
-    pub(crate) fn rows(&self, rows: Rows) -> RowsPlan {
-        self.rows.get(rows.index()).copied().unwrap_or_default()
+    /// Where the rows of a text of so many tokens lie. Here and below a step gets no byte that [`written`](Self::written) of the
+    /// same text leaves out.
+    pub(crate) fn rows(&self, rows: Rows, tokens: usize) -> RowsPlan {
+        let RowsPlace { width, floats, head, integers, scales } =
+            self.rows.get(rows.index()).copied().unwrap_or_default();
+        let of_text = |place: Option<Place>| place.map(|place| place.buffer(tokens, 0));
+        RowsPlan { width, floats: of_text(floats), head, integers: of_text(integers), scales: of_text(scales) }
     }
 
-    pub(crate) fn work(&self, step: usize) -> Buffer {
-        self.work.get(step).copied().unwrap_or_default()
+    /// Work space of a step but the head.
+    pub(crate) fn work(&self, step: usize, tokens: usize) -> Buffer {
+        self.work.get(step).map(|place| place.buffer(tokens, 0)).unwrap_or_default()
+    }
+
+    /// Work space of the head, for so many sentences and the document behind them: `f32 [stride]` of sums, a number of tokens,
+    /// and `f32 [stride]` of logits, each.
+    pub(crate) fn head(&self, sentences: usize) -> [Buffer; 3] {
+        self.head.map(|place| place.buffer(0, sentences))
+    }
+
+    /// All bytes that texts of so many tokens and sentences at most can have written, in ascending order and each once.
+    pub(crate) fn written(&self, tokens: usize, sentences: usize) -> impl Iterator<Item = Range<usize>> {
+        let mut end = 0;
+        let ranges = self.places.iter().map(move |place| {
+            let Range { start, end: own } = place.buffer(tokens, sentences).range();
+            let rest = start.max(end)..own;
+            end = end.max(own);
+            rest
+        });
+        ranges.filter(|range| !range.is_empty())
     }
 
     /// Where the head leaves its means; `None` without a head at the end.
@@ -138,13 +205,32 @@ impl Plan {
 
     /// `f32 [max_sentences, labels]`, and `f32 [labels]`; left untouched after the last step.
     pub(crate) fn logits(&self) -> [Buffer; 2] {
-        [self.sentence_logits, self.document_logits]
+        self.logits.map(|place| place.buffer(0, 0))
     }
 }
 
 impl Buffer {
     pub(crate) fn range(self) -> Range<usize> {
         self.start..self.start + self.len
+    }
+}
+
+impl Place {
+    fn buffer(self, tokens: usize, sentences: usize) -> Buffer {
+        Buffer { start: self.start, len: self.size.bytes(tokens, sentences) }
+    }
+}
+
+impl Size {
+    fn bytes(self, tokens: usize, sentences: usize) -> usize {
+        match self {
+            Self::Tokens(bytes) => bytes * tokens,
+            Self::Block(bytes) => bytes * tokens.min(BLOCK),
+            Self::Attention(Products::F32, head) => 4 * Attention::work_len_f32(tokens, head),
+            Self::Attention(Products::Int8, head) => 4 * Attention::work_len_i8(tokens, head),
+            Self::Sentences(bytes) => bytes * (sentences + 1),
+            Self::Fixed(bytes) => bytes,
+        }
     }
 }
 
@@ -162,23 +248,14 @@ pub(crate) fn round_up(value: usize, multiple: usize) -> usize {
     value.next_multiple_of(multiple)
 }
 
-/// Bytes that a step needs for itself.
-fn work_len(shape: &Shape, rows: &[RowsPlan], step: &Step) -> usize {
-    let width = |of: Rows| rows.get(of.index()).map_or(0, |rows| rows.width);
+/// What a step needs for itself.
+fn work_size(step: &Step, width: impl Fn(Rows) -> usize) -> Size {
     match *step {
         // Rows of a block before the layer normalisation, and before they are rounded.
-        Step::Embed { output, .. } | Step::Linear { output, .. } => 4 * BLOCK * float_stride(width(output)),
-        Step::Attention { output, heads, products, .. } => {
-            let head = width(output) / heads as usize;
-            4 * match products {
-                Products::F32 => Attention::work_len_f32(shape.max_tokens, head),
-                Products::Int8 => Attention::work_len_i8(shape.max_tokens, head),
-            }
-        }
-        // Sums, numbers of tokens and logits of all sentences and of the document.
-        Step::Head { input, .. } => {
-            4 * (shape.max_sentences + 1) * (float_stride(width(input)) + 1 + float_stride(shape.labels))
-        }
+        Step::Embed { output, .. } | Step::Linear { output, .. } => Size::Block(4 * float_stride(width(output))),
+        Step::Attention { output, heads, products, .. } => Size::Attention(products, width(output) / heads as usize),
+        // It has places of its own.
+        Step::Head { .. } => Size::Fixed(0),
     }
 }
 
