@@ -97,7 +97,8 @@ pub struct Arm {
     /// Options of this arm, laid over those that all have in common.
     #[serde(default)]
     pub options: Map<String, Value>,
-    /// Result of `kdh-train pso run` whose best point is laid between the two.
+    /// Result of `kdh-train pso run` whose best point is laid between the two: of those trained in full or, in the record
+    /// of one search (`pso status --json`), of its evaluations.
     #[serde(default)]
     pub tuned: Option<PathBuf>,
     /// Whether the arm sees the corpus's sentences and their labels. Without, sentences are those of the splitter.
@@ -326,10 +327,14 @@ fn object(value: &impl Serialize) -> Result<Map<String, Value>> {
 fn best_point(path: &Path) -> Result<Map<String, Value>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}: run kdh-train pso first", path.display()))?;
     let result: Value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
-    let points = result["promotion"]["points"].as_array();
-    let best = points.and_then(|points| points.iter().find(|point| point["full"].is_number()));
+    let promoted = result["promotion"]["points"].as_array();
+    let in_full = promoted.and_then(|points| points.iter().find(|point| point["full"].is_number()));
+    let evaluations = result["evaluations"].as_array().into_iter().flatten();
+    let scored = evaluations.filter_map(|evaluation| Some((evaluation["score"].as_f64()?, evaluation)));
+    let evaluated = scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, evaluation)| evaluation);
+    let best = in_full.or(evaluated);
     best.and_then(|best| best["point"].as_object().cloned())
-        .with_context(|| format!("{} has no point that was trained in full", path.display()))
+        .with_context(|| format!("{} has no point with a score", path.display()))
 }
 
 /// Names become folders.
