@@ -21,7 +21,9 @@ pub use self::stop::{Cancel, Stop};
 pub use crate::program::Shape;
 
 mod arena;
+mod exchange;
 mod limits;
+mod pair;
 mod scrub;
 mod stop;
 #[cfg(feature = "tract")]
@@ -66,7 +68,7 @@ pub enum Origin {
 }
 
 enum Runner {
-    Arena(arena::Arena),
+    Arena(Arc<arena::Arena>),
     #[cfg(feature = "tract")]
     Tract(tract::Graph),
 }
@@ -147,7 +149,7 @@ impl Engine {
         let shape = program.shape();
         let arena = arena::Arena::new(program, kernels).ok_or(EngineError::Kernels(kernels))?;
         let engine = Self {
-            runner: Runner::Arena(arena),
+            runner: Runner::Arena(Arc::new(arena)),
             shape,
             kernels: vec![kernels.name().into()],
             origin,
@@ -182,6 +184,44 @@ impl Engine {
         memory.try_reserve_exact(bytes).map_err(|_| EngineError::OutOfMemory { bytes })?;
         memory.resize(bytes, 0);
         Ok(self.scratch_of(Memory::Owned(memory)))
+    }
+
+    /// As [`try_scratch`](Self::try_scratch), with a second thread that computes half of every text of at least
+    /// [`TWO_THREADS_FROM`](Self::TWO_THREADS_FROM) tokens: the same bits, sooner where a second core is free. The thread lives as
+    /// long as the scratch, inherits what the calling thread has of the scheduler (its cores among it), and sleeps between
+    /// texts that do not follow each other at once. Shorter texts, and engines whose model it cannot halve (tract, and
+    /// attention whose heads are no multiple of 16 wide), run on the calling thread alone:
+    /// [`has_second_thread`](EngineScratch::has_second_thread).
+    ///
+    /// With it a run still allocates nothing, but may call the system: to wake the second thread, and to let others run when the
+    /// second core is not free.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::OutOfMemory`], [`EngineError::Thread`].
+    pub fn try_scratch_with_second_thread(&self) -> Result<EngineScratch<'static>, EngineError> {
+        let mut scratch = self.try_scratch()?;
+        if let Some(arena) = self.halved() {
+            scratch.pair = Some(pair::Pair::start(Arc::clone(arena))?);
+        }
+        Ok(scratch)
+    }
+
+    /// Tokens of the shortest text that a second thread shares.
+    pub const TWO_THREADS_FROM: usize = 16;
+
+    /// Bytes that a second thread takes beside the scratch, without its stack; 0 when there would be none.
+    pub fn memory_required_of_second_thread(&self) -> usize {
+        self.halved().map_or(0, |arena| pair::Pair::memory_required(arena))
+    }
+
+    /// The arena, if two threads can share its texts.
+    fn halved(&self) -> Option<&Arc<arena::Arena>> {
+        match &self.runner {
+            Runner::Arena(arena) => Some(arena).filter(|arena| arena.can_be_halved()),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => None,
+        }
     }
 
     /// One thread's runs in the caller's memory.
@@ -263,12 +303,20 @@ impl Engine {
 
     /// Whether the scratch is laid out as this engine's own.
     pub(crate) fn takes(&self, scratch: &EngineScratch<'_>) -> bool {
-        scratch.layout == self.layout() && scratch.plan.as_ref() == self.program().map(Program::plan)
+        let second_is_of_this = match (&scratch.pair, &self.runner) {
+            (None, _) => true,
+            (Some(pair), Runner::Arena(arena)) => pair.is_of(arena),
+            #[cfg(feature = "tract")]
+            (Some(_), Runner::Tract(_)) => false,
+        };
+        scratch.layout == self.layout()
+            && scratch.plan.as_ref() == self.program().map(Program::plan)
+            && second_is_of_this
     }
 
     fn scratch_of<'m>(&self, memory: Memory<'m>) -> EngineScratch<'m> {
         let plan = self.program().map(|program| program.plan().clone());
-        EngineScratch { memory, layout: self.layout(), plan, used: None, stop: Stop::new() }
+        EngineScratch { memory, layout: self.layout(), plan, used: None, stop: Stop::new(), pair: None }
     }
 
     fn layout(&self) -> Layout {
@@ -306,9 +354,12 @@ impl Engine {
             return Err(RunError::Failed);
         }
         scratch.uses(ids.len(), arena::used_sentences(self.shape, sentence_ids));
-        let (memory, stop) = scratch.arena_mut().ok_or(RunError::Failed)?;
+        let (memory, stop, pair) = scratch.arena_mut().ok_or(RunError::Failed)?;
         match &self.runner {
-            Runner::Arena(arena) => arena.run(memory, stop, ids, sentence_ids),
+            Runner::Arena(arena) => match pair.filter(|_| ids.len() >= Self::TWO_THREADS_FROM) {
+                Some(pair) => pair.run(memory, stop, ids, sentence_ids),
+                None => arena.run(memory, stop, ids, sentence_ids),
+            },
             #[cfg(feature = "tract")]
             // The cause is dropped: tract's errors may show the values of tensors, which come from the text.
             Runner::Tract(graph) => self.run_graph(graph, memory, ids, sentence_ids).map_err(|_| RunError::Failed),
@@ -351,7 +402,7 @@ impl Engine {
         #[cfg(feature = "tract")]
         if let Runner::Tract(graph) = &self.runner {
             scratch.uses(tokens, self.shape.max_sentences);
-            let memory = scratch.arena_mut().map(|(memory, _)| memory).unwrap_or_default();
+            let memory = scratch.arena_mut().map(|(memory, ..)| memory).unwrap_or_default();
             return self.run_graph(graph, memory, &ids, &sentence_ids).map_err(failed);
         }
         self.run_in(scratch, &ids, &sentence_ids).map_err(|error| failed(GraphError(error.to_string())))
@@ -380,6 +431,7 @@ pub struct EngineScratch<'m> {
     /// Most tokens and most sentences of a run since the memory was overwritten; `None` when there was none.
     used: Option<(usize, usize)>,
     stop: Stop,
+    pair: Option<pair::Pair>,
 }
 
 /// Where the logits lie, in an arena of `len` bytes: first byte and number of each.
@@ -401,8 +453,11 @@ impl EngineScratch<'_> {
     /// Overwrites all that the runs since the last time have left: the more, the longer the longest text was.
     pub fn zeroize(&mut self) {
         let Some((tokens, sentences)) = self.used.take() else { return };
+        if let Some(pair) = &mut self.pair {
+            pair.zeroize();
+        }
         let plan = self.plan.clone();
-        let arena = self.arena_mut().map(|(arena, _)| arena).unwrap_or_default();
+        let arena = self.arena_mut().map(|(arena, ..)| arena).unwrap_or_default();
         match plan {
             Some(plan) => {
                 for range in plan.written(tokens, sentences) {
@@ -411,6 +466,11 @@ impl EngineScratch<'_> {
             }
             None => overwrite(arena),
         }
+    }
+
+    /// Whether a second thread computes half of longer texts.
+    pub fn has_second_thread(&self) -> bool {
+        self.pair.is_some()
     }
 
     /// When runs must end early, from now on. Nothing of it is kept by [`zeroize`](Self::zeroize) or changed by a run.
@@ -458,14 +518,14 @@ impl EngineScratch<'_> {
     }
 
     /// At a multiple of 64.
-    fn arena_mut(&mut self) -> Option<(&mut [u8], &Stop)> {
+    fn arena_mut(&mut self) -> Option<(&mut [u8], &Stop, Option<&mut pair::Pair>)> {
         let len = self.layout.len;
         let bytes = match &mut self.memory {
             Memory::Owned(bytes) => bytes.as_mut_slice(),
             Memory::Borrowed(bytes) => bytes,
         };
         let start = bytes.as_ptr().align_offset(ALIGNMENT);
-        Some((bytes.get_mut(start..start.checked_add(len)?)?, &self.stop))
+        Some((bytes.get_mut(start..start.checked_add(len)?)?, &self.stop, self.pair.as_mut()))
     }
 }
 
@@ -555,6 +615,8 @@ pub enum EngineError {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// The system does not give a second thread.
+    Thread(std::io::ErrorKind),
     /// The arena is asked for, and the model cannot be lowered.
     #[cfg(feature = "tract")]
     Lower(LowerError),
@@ -582,6 +644,12 @@ impl fmt::Display for EngineError {
             ),
             Self::OutOfMemory { bytes } => {
                 write!(f, "the system does not give {bytes} bytes; free memory, or take a smaller model")
+            }
+            Self::Thread(cause) => {
+                write!(
+                    f,
+                    "the system does not give a second thread ({cause}); label with one, or raise the limit of threads"
+                )
             }
             Self::Kernels(kernels) => {
                 write!(f, "this processor does not have the kernels `{kernels}`; let the engine choose")

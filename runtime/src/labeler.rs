@@ -149,6 +149,27 @@ impl Labeler {
         Ok(Scratch { limits: self.limits(), encoding: Encoding::new(self.max_tokens, self.max_sentences), engine })
     }
 
+    /// As [`try_scratch`](Self::try_scratch), with a second thread that computes half of every longer text:
+    /// [`Engine::try_scratch_with_second_thread`]. It takes
+    /// [`Engine::memory_required_of_second_thread`] more.
+    ///
+    /// ```
+    /// # use kdh_runtime::{Bundle, Labeler, LabelerOptions};
+    /// # let bundle = Bundle::parse(include_bytes!("../tests/data/tiny.kdh")).unwrap();
+    /// # let labeler = Labeler::from_bundle(&bundle, &LabelerOptions::new().allow_unsigned()).unwrap();
+    /// let mut scratch = labeler.try_scratch_with_second_thread()?;
+    /// assert!(labeler.label(&mut scratch, "The cells divided.").is_ok());
+    /// # Ok::<(), kdh_runtime::engine::EngineError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::OutOfMemory`], [`EngineError::Thread`].
+    pub fn try_scratch_with_second_thread(&self) -> Result<Scratch<'static>, EngineError> {
+        let engine = self.engine.try_scratch_with_second_thread()?;
+        Ok(Scratch { limits: self.limits(), encoding: Encoding::new(self.max_tokens, self.max_sentences), engine })
+    }
+
     /// Memory for one thread's texts.
     pub fn scratch(&self) -> Scratch<'static> {
         Scratch {
@@ -462,6 +483,11 @@ impl Scratch<'_> {
     pub fn zeroize(&mut self) {
         self.encoding.zeroize();
         self.engine.zeroize();
+    }
+
+    /// Whether a second thread computes half of longer texts.
+    pub fn has_second_thread(&self) -> bool {
+        self.engine.has_second_thread()
     }
 
     /// When texts that are labelled with this scratch must be given up, from now on: [`LabelError::DeadlineExceeded`].

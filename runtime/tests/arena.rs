@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot build its model fails")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kdh_runtime::Kernels;
-use kdh_runtime::engine::{Engine, RunError};
+use kdh_runtime::engine::{Engine, RunError, Stop};
 use kdh_runtime::program::{Document, Epilogue, Linear, Products, Program, ProgramBuilder, ProgramError, Shape, Table};
 
 const TEXTS: u32 = 40;
@@ -58,6 +59,75 @@ fn all_kernels_and_scratches_give_the_same_bits() {
             }
         }
     }
+}
+
+/// Verifies: R-006
+#[test]
+fn two_threads_give_the_bits_of_one() {
+    let mut halved = 0;
+    for (number, size) in SIZES.into_iter().enumerate() {
+        let program = Model::random(size, number as u64 + 1).program();
+        for kernels in Kernels::ALL.into_iter().filter(|kernels| kernels.is_available()) {
+            let engine = Engine::from_program(program.clone(), Some(kernels)).unwrap();
+            let mut alone = engine.scratch();
+            let mut shared = engine.try_scratch_with_second_thread().unwrap();
+            let can_be_halved = (size.hidden / size.heads).is_multiple_of(16);
+            assert_eq!(shared.has_second_thread(), can_be_halved, "{size:?}");
+            assert_eq!(engine.memory_required_of_second_thread() > engine.memory_required(), can_be_halved);
+            for text in 0..TEXTS {
+                let (ids, sentence_ids) = size.text(text);
+                halved += usize::from(can_be_halved && ids.len() >= Engine::TWO_THREADS_FROM);
+                let expected = engine.run(&mut alone, &ids, &sentence_ids).unwrap();
+                let found = engine.run(&mut shared, &ids, &sentence_ids).unwrap();
+                assert_eq!(bits(found.sentences), bits(expected.sentences), "{kernels}, text {text} of {size:?}");
+                assert_eq!(bits(found.document), bits(expected.document), "{kernels}, text {text} of {size:?}");
+                if text % 5 == 0 {
+                    shared.zeroize();
+                }
+            }
+        }
+    }
+    assert!(halved > 3 * TEXTS as usize / 2, "{halved}");
+}
+
+/// Whichever thread a text fails on, and whoever stops it, the next one is labelled.
+///
+/// Verifies: R-009
+#[test]
+fn two_threads_end_together() {
+    let size = SIZES[6];
+    let engine = Engine::from_program(Model::random(size, 7).program(), None).unwrap();
+    let mut scratch = engine.try_scratch_with_second_thread().unwrap();
+    let (ids, sentence_ids) = (vec![1; size.max_tokens], vec![0; size.max_tokens]);
+    let expected = bits(engine.run(&mut engine.scratch(), &ids, &sentence_ids).unwrap().document);
+    for unknown in [0, size.max_tokens - 1] {
+        for _ in 0..50 {
+            let mut bad = ids.clone();
+            bad[unknown] = u32::MAX;
+            assert_eq!(engine.run(&mut scratch, &bad, &sentence_ids).unwrap_err(), RunError::Failed);
+            assert_eq!(bits(engine.run(&mut scratch, &ids, &sentence_ids).unwrap().document), expected);
+        }
+    }
+    let mut stopped = 0;
+    for microseconds in 0..400 {
+        scratch.set_stop(Stop::new().deadline(Instant::now() + Duration::from_micros(microseconds)));
+        match engine.run(&mut scratch, &ids, &sentence_ids) {
+            Ok(logits) => assert_eq!(bits(logits.document), expected),
+            Err(error) => {
+                assert_eq!(error, RunError::Stopped);
+                stopped += 1;
+            }
+        }
+    }
+    println!("{stopped} of 400 stopped");
+    assert!(stopped > 0);
+    scratch.set_stop(Stop::new());
+    assert_eq!(bits(engine.run(&mut scratch, &ids, &sentence_ids).unwrap().document), expected);
+
+    // It belongs to this engine, not to another one of the same layout and other weights.
+    let other = Engine::from_program(Model::random(size, 8).program(), None).unwrap();
+    assert!(other.run(&mut engine.scratch(), &ids, &sentence_ids).is_ok());
+    assert_eq!(other.run(&mut scratch, &ids, &sentence_ids).unwrap_err(), RunError::Failed);
 }
 
 /// Whatever a step writes lies where the plan says that a text of its length may write: a byte that it left out would be neither

@@ -1,5 +1,6 @@
 use core::ops::Range;
 
+use super::exchange::{Link, Side};
 use super::{RunError, Stop};
 use crate::kernels::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, Kernels, LinearF32, LinearI8, NormView, Task, exp, ln,
@@ -34,11 +35,56 @@ impl Arena {
         ids: &[u32],
         sentence_ids: &[i32],
     ) -> Result<(), RunError> {
-        let shape = self.program.shape();
-        if ids.len() != sentence_ids.len() || !(1..=shape.max_tokens).contains(&ids.len()) {
+        if ids.len() != sentence_ids.len() {
             return Err(RunError::Failed);
         }
-        let run = Run { program: &self.program, memory, stop, ids, sentence_ids };
+        self.dispatch(Run { program: &self.program, memory, stop, ids, sentence_ids, link: None })
+    }
+
+    /// As [`run`](Self::run), one half of a text: the rows of half of the tokens, or all tokens of half of the heads. What it needs
+    /// of the rest it gets from the other side. The bits are the same, because no value depends on what else its step computes.
+    ///
+    /// The first side has the logits at the end. The second one needs no sentence ids.
+    pub(super) fn run_half(
+        &self,
+        memory: &mut [u8],
+        stop: &Stop,
+        ids: &[u32],
+        sentence_ids: &[i32],
+        link: Link<'_>,
+    ) -> Result<(), RunError> {
+        self.dispatch(Run { program: &self.program, memory, stop, ids, sentence_ids, link: Some(link) })
+    }
+
+    /// Whether two threads can share a text: what an attention reads must lie head by head.
+    pub(super) fn can_be_halved(&self) -> bool {
+        let plan = self.program.plan();
+        self.program.steps().iter().all(|step| match *step {
+            Step::Attention { input, .. } => plan.rows(input, 1).head.is_some(),
+            _ => true,
+        })
+    }
+
+    /// Bytes of the longest message between the halves of a text.
+    pub(super) fn longest_message(&self) -> usize {
+        let (plan, tokens) = (self.program.plan(), self.program.shape().max_tokens);
+        let rows = tokens.div_ceil(2);
+        let message = |step: &Step| match *step {
+            Step::Linear { input, linear, output, .. } if plan.rows(output, tokens).head.is_some() => {
+                let parts = row_parts(plan.rows(input, tokens), &linear).unwrap_or_default();
+                rows * parts.iter().map(|&(_, row)| row).sum::<usize>()
+            }
+            Step::Attention { output, .. } => rows * 4 * plan.rows(output, tokens).width,
+            Step::Head { input, .. } => rows * 4 * float_stride(plan.rows(input, tokens).width),
+            _ => 0,
+        };
+        self.program.steps().iter().map(message).max().unwrap_or(0)
+    }
+
+    fn dispatch(&self, run: Run<'_>) -> Result<(), RunError> {
+        if !(1..=self.program.shape().max_tokens).contains(&run.ids.len()) {
+            return Err(RunError::Failed);
+        }
         match self.kernels.dispatch(run).flatten() {
             Some(Ended::Done) => Ok(()),
             Some(Ended::Stopped) => Err(RunError::Stopped),
@@ -55,6 +101,8 @@ struct Run<'a> {
     stop: &'a Stop,
     ids: &'a [u32],
     sentence_ids: &'a [i32],
+    /// `None` when one thread computes the whole text.
+    link: Option<Link<'a>>,
 }
 
 /// How a run ends that did not fail.
@@ -82,7 +130,18 @@ impl Task for Run<'_> {
                 Step::Attention { input, heads, products, relative_bias, output } => {
                     self.attention(kernels, input, (heads as usize, products), relative_bias, output, work)?;
                 }
-                Step::Head { input, linear, document } => self.head(kernels, input, linear, document)?,
+                Step::Head { input, linear, document } => {
+                    let states = self.program.plan().rows(input, self.ids.len());
+                    let states = [(states.floats?, 4 * float_stride(states.width))];
+                    match self.link.as_ref().map(Link::side) {
+                        Some(Side::Second) => self.exchange_rows(&states, &[])?,
+                        Some(Side::First) => self.exchange_rows(&[], &states)?,
+                        None => {}
+                    }
+                    if self.link.as_ref().is_none_or(|link| link.side() == Side::First) {
+                        self.head(kernels, input, linear, document)?;
+                    }
+                }
             }
         }
         Some(Ended::Done)
@@ -103,9 +162,10 @@ impl Run<'_> {
         let (width, stride) = (rows.width, float_stride(rows.width));
         let norm = norm_of(weights, norm)?;
         let (words, positions) = (Embedding::of(weights, words)?, Embedding::of(weights, positions)?);
+        let own = self.own(self.ids.len());
         let [work, output @ ..] = disjoint(self.memory, [work, rows.floats?, rows.integers(), rows.scales()])?;
         let (work, mut output) = (floats(work)?, Output::of(output, rows)?);
-        for block in blocks(self.ids.len()) {
+        for block in blocks(own) {
             for ((position, &id), row) in
                 block.clone().zip(self.ids.get(block.clone())?).zip(work.chunks_exact_mut(stride))
             {
@@ -135,6 +195,16 @@ impl Run<'_> {
         let (rows, input) = (of_text(output), of_text(input));
         let (outputs, stride) = (linear.outputs as usize, float_stride(linear.outputs as usize));
         let layer = Layer::of(weights, linear)?;
+        if rows.head.is_some() {
+            let parts = row_parts(input, &linear)?;
+            self.exchange_rows(&parts, &parts)?;
+        }
+        let tokens = self.ids.len();
+        // Of heads, all tokens of its own; of anything else, all values of its own tokens.
+        let (own, own_heads) = match rows.head {
+            Some(head) => (0..tokens, self.own(rows.width / head)),
+            None => (self.own(tokens), 0..0),
+        };
         let (norm, residual) = match epilogue {
             Epilogue::ResidualNorm { residual, norm } => (Some(norm_of(weights, norm)?), of_text(residual).floats?),
             Epilogue::None | Epilogue::Gelu => (None, Buffer::default()),
@@ -149,9 +219,10 @@ impl Run<'_> {
         let input = Input { values, scales: floats(scales)?, width: input.width };
         let mut output = Output::of(output, rows)?;
         let gelu = epilogue == Epilogue::Gelu;
-        for block in blocks(self.ids.len()) {
+        for block in blocks(own) {
             if let Some(head) = rows.head {
-                for (number, values) in output.heads(head, self.ids.len(), &block)?.enumerate() {
+                let heads = output.heads(head, tokens, &block)?.enumerate();
+                for (number, values) in heads.skip(own_heads.start).take(own_heads.len()) {
                     let to = FloatsMut { values, rows: block.len(), width: head, stride: head };
                     layer.columns(number * head..(number + 1) * head)?.run(kernels, &input, &block, gelu, to)?;
                 }
@@ -193,6 +264,7 @@ impl Run<'_> {
         let (input, rows) = (plan.rows(input, tokens), plan.rows(output, tokens));
         let hidden = rows.width;
         let head = hidden.checked_div(heads)?;
+        let own_heads = self.own(heads);
         let bias = match relative_bias {
             Some(bias) => Some(weights.vector(bias)?.get(..bias.len as usize)?),
             None => None,
@@ -206,7 +278,7 @@ impl Run<'_> {
             Some(head) => (tokens * head, head),
             None => (head, float_stride(input.width)),
         };
-        for number in 0..heads {
+        for number in own_heads {
             let part = |of: usize| values.get((of * heads + number) * apart..);
             let bias = match bias {
                 Some(bias) => Some(bias.chunks_exact(bias.len() / heads).nth(number)?),
@@ -221,13 +293,74 @@ impl Run<'_> {
                 Products::Int8 => kernels.attention_i8(attention, work, to)?,
             }
         }
-        let all = output.floats(&(0..tokens))?;
+        self.exchange_heads(rows, heads)?;
+        let own = self.own(tokens);
+        let output = disjoint(self.memory, [rows.floats?, rows.integers(), rows.scales()])?;
+        let mut output = Output::of(output, rows)?;
+        let all = output.floats(&own)?;
         if hidden < all.stride {
             all.values
                 .chunks_exact_mut(all.stride)
                 .for_each(|row| row.iter_mut().skip(hidden).for_each(|value| *value = 0.0));
         }
-        output.quantize(kernels, &(0..tokens))
+        output.quantize(kernels, &own)
+    }
+
+    /// This side's part of so many rows or heads.
+    fn own(&self, count: usize) -> Range<usize> {
+        match &self.link {
+            Some(link) => halves(link.side(), count)[0].clone(),
+            None => 0..count,
+        }
+    }
+
+    /// Gives the other side this side's rows of some buffers, and takes its rows of others. With each buffer stand the bytes of
+    /// a row.
+    fn exchange_rows(&mut self, give: &[(Buffer, usize)], take: &[(Buffer, usize)]) -> Option<()> {
+        let Some(link) = &mut self.link else { return Some(()) };
+        let [own, others] = halves(link.side(), self.ids.len());
+        let len = give.iter().map(|(_, row)| own.len() * row).sum();
+        let memory = &mut *self.memory;
+        link.post(len, |mut mail| {
+            for (buffer, row) in give {
+                let rows = memory.get(buffer.range())?.get(own.start * row..own.end * row)?;
+                mail.split_off_mut(..rows.len())?.copy_from_slice(rows);
+            }
+            Some(())
+        })?;
+        link.take(|mut mail| {
+            for (buffer, row) in take {
+                let rows = memory.get_mut(buffer.range())?.get_mut(others.start * row..others.end * row)?;
+                rows.copy_from_slice(mail.split_off(..rows.len())?);
+            }
+            Some(())
+        })
+    }
+
+    /// Gives the other side what this side's heads found for its rows, and takes what its heads found for this side's.
+    fn exchange_heads(&mut self, output: RowsPlan, heads: usize) -> Option<()> {
+        let Some(link) = &mut self.link else { return Some(()) };
+        let [own, others] = halves(link.side(), self.ids.len());
+        let head = 4 * output.width.checked_div(heads)?;
+        let [own_heads, others_heads] = halves(link.side(), heads);
+        let [own_columns, others_columns] = [own_heads, others_heads].map(|heads| heads.start * head..heads.end * head);
+        let (buffer, stride) = (output.floats?.range(), 4 * float_stride(output.width));
+        let floats = self.memory.get_mut(buffer)?;
+        link.post(others.len() * own_columns.len(), |mail| {
+            let rows = floats.chunks_exact(stride).skip(others.start);
+            for (to, row) in mail.chunks_exact_mut(own_columns.len().max(1)).zip(rows) {
+                to.copy_from_slice(row.get(own_columns.clone())?);
+            }
+            Some(())
+        })?;
+        link.take(|mail| {
+            let mail = mail.get(..own.len() * others_columns.len())?;
+            let rows = floats.chunks_exact_mut(stride).skip(own.start).take(own.len());
+            for (row, from) in rows.zip(mail.chunks_exact(others_columns.len().max(1))) {
+                row.get_mut(others_columns.clone())?.copy_from_slice(from);
+            }
+            Some(())
+        })
     }
 
     fn head<F: Family>(&mut self, kernels: F, input: Rows, linear: Linear, document: Document) -> Option<()> {
@@ -309,10 +442,28 @@ fn exp_or_nothing(x: f32) -> f32 {
     if x < -86.0 { 0.0 } else { exp(x) }
 }
 
+/// Of so many rows or heads, what this side computes, and what the other one does.
+fn halves(side: Side, count: usize) -> [Range<usize>; 2] {
+    let middle = count.div_ceil(2);
+    match side {
+        Side::First => [0..middle, middle..count],
+        Side::Second => [middle..count, 0..middle],
+    }
+}
+
+/// What a linear layer reads: buffers, and the bytes of their rows.
+fn row_parts(input: RowsPlan, linear: &Linear) -> Option<[(Buffer, usize); 2]> {
+    Some(match linear.panels {
+        Panels::I8 { .. } => [(input.integers?, integer_stride(input.width)), (input.scales?, 4)],
+        Panels::F32 { .. } => [(input.floats?, 4 * float_stride(input.width)), (Buffer::default(), 0)],
+    })
+}
+
 /// Rows of one block after the other, all of nearly the same height.
-fn blocks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+fn blocks(all: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let (start, rows) = (all.start, all.len());
     let count = rows.div_ceil(BLOCK).max(1);
-    (0..count).map(move |block| rows * block / count..rows * (block + 1) / count)
+    (0..count).map(move |block| start + rows * block / count..start + rows * (block + 1) / count)
 }
 
 /// Where a step's rows go: floats, and the integers that later steps multiply.

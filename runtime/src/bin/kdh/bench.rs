@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Label texts on this many threads at once, each with its own scratch
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
+    /// Compute each longer text on two threads, which is sooner where a second core is free
+    #[arg(long, conflicts_with = "threads")]
+    second_thread: bool,
     /// Measure for this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     duration: Duration,
@@ -68,7 +71,7 @@ pub(crate) struct Args {
     warm_up: Duration,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Stay on this core; with --threads the next threads take the cores after it
+    /// Stay on this core; with --threads and --second-thread the next threads take the cores after it
     #[arg(long, value_name = "CORE")]
     pin: Option<u32>,
     /// Longest time that a text may take, in milliseconds; exit code 1 when one took longer
@@ -112,8 +115,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let measured = measure(&labeler, &work, args, cores.as_deref())?;
     let after = State::read(core);
     let memory = Memory::new(&labeler);
-    let allocations = count_allocations(&labeler, &work)?;
+    let allocations = count_allocations(&labeler, &work, args, cores.as_deref())?;
 
+    let second_thread_bytes = if args.second_thread { labeler.engine().memory_required_of_second_thread() } else { 0 };
     let throttled = before.throttled(&after);
     let joules = before.joules(&after);
     let texts = measured.samples.len() as f64;
@@ -154,12 +158,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         temperature_c_after: after.temperature_c,
         throttled,
         threads: args.threads,
+        second_thread: args.second_thread,
         pinned_to_core: args.pin,
         warm_up_s: args.warm_up.as_secs_f64(),
         measured_s: measured.wall.as_secs_f64(),
         deadline_ms: args.deadline_ms,
         load,
-        scratch_bytes: memory.scratch_bytes,
+        scratch_bytes: memory.scratch_bytes + second_thread_bytes,
         resident_bytes_after_load: memory_after_load.resident_bytes,
         peak_resident_bytes: memory.peak_resident_bytes,
         texts_per_second: texts / measured.wall.as_secs_f64(),
@@ -210,6 +215,8 @@ struct Result<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     throttled: Option<bool>,
     threads: u32,
+    /// Whether two threads share each longer text.
+    second_thread: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pinned_to_core: Option<u32>,
     warm_up_s: f64,
@@ -218,7 +225,7 @@ struct Result<'a> {
     deadline_ms: Option<f64>,
     #[serde(flatten)]
     load: Load,
-    /// Of one thread.
+    /// Of one text at a time.
     scratch_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     resident_bytes_after_load: Option<u64>,
@@ -342,7 +349,7 @@ fn measure(labeler: &Labeler, work: &Work, args: &Args, cores: Option<&[CoreId]>
     }
     let (barrier, stop) = (Barrier::new(args.threads as usize), AtomicBool::new(false));
     let one_thread = |thread: u32| -> anyhow::Result<(Vec<Sample>, Duration)> {
-        let warm = pin(cores, thread).and_then(|()| warm_up(labeler, work, args.warm_up));
+        let warm = scratch(labeler, args, cores, thread).and_then(|scratch| warm_up(labeler, work, args, scratch));
         if warm.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -392,12 +399,32 @@ fn measure(labeler: &Labeler, work: &Work, args: &Args, cores: Option<&[CoreId]>
     Ok(measured)
 }
 
+/// The scratch of a thread, which is pinned first. A second thread of its own gets the core after.
+fn scratch(labeler: &Labeler, args: &Args, cores: Option<&[CoreId]>, thread: u32) -> anyhow::Result<Scratch<'static>> {
+    if !args.second_thread {
+        pin(cores, thread)?;
+        return Ok(labeler.try_scratch()?);
+    }
+    // A thread inherits the core of the one that starts it.
+    pin(cores, thread + 1)?;
+    let scratch = labeler.try_scratch_with_second_thread()?;
+    pin(cores, thread)?;
+    if !scratch.has_second_thread() {
+        bail!("two threads cannot share the texts of this model on this engine; leave out --second-thread");
+    }
+    Ok(scratch)
+}
+
 /// Labels texts, so that caches, pages and frequency are what they will be.
-fn warm_up(labeler: &Labeler, work: &Work, duration: Duration) -> anyhow::Result<Scratch<'static>> {
-    let mut scratch = labeler.scratch();
+fn warm_up(
+    labeler: &Labeler,
+    work: &Work,
+    args: &Args,
+    mut scratch: Scratch<'static>,
+) -> anyhow::Result<Scratch<'static>> {
     let start = Instant::now();
     for text in (0..work.texts.len()).cycle() {
-        if start.elapsed() >= duration {
+        if start.elapsed() >= args.warm_up {
             break;
         }
         labeler.label(&mut scratch, &work.texts[text]).map_err(|error| work.failed(text, error))?;
@@ -406,8 +433,13 @@ fn warm_up(labeler: &Labeler, work: &Work, duration: Duration) -> anyhow::Result
 }
 
 /// Allocations for each text, in steady state.
-fn count_allocations(labeler: &Labeler, work: &Work) -> anyhow::Result<Vec<usize>> {
-    let mut scratch = labeler.scratch();
+fn count_allocations(
+    labeler: &Labeler,
+    work: &Work,
+    args: &Args,
+    cores: Option<&[CoreId]>,
+) -> anyhow::Result<Vec<usize>> {
+    let mut scratch = scratch(labeler, args, cores, 0)?;
     let count = || {
         let stats = ALLOCATOR.stats();
         stats.allocations + stats.reallocations
@@ -525,14 +557,15 @@ fn table(result: &Result<'_>) -> String {
     row(
         "memory",
         format!(
-            "{} after load, {} at the peak; scratch of a thread {:.1} MiB",
+            "{} after load, {} at the peak; scratch {:.1} MiB",
             mebibytes(result.resident_bytes_after_load),
             mebibytes(result.peak_resident_bytes),
             result.scratch_bytes as f64 / f64::from(1 << 20)
         ),
     );
     let on = result.pinned_to_core.map_or(String::new(), |core| format!(", pinned from core {core} on"));
-    row("threads", format!("{}{on}", result.threads));
+    let threads = if result.second_thread { "2 for each text".into() } else { result.threads.to_string() };
+    row("threads", format!("{threads}{on}"));
     row("measured", format!("{} texts in {:.2} s", result.statistics.samples, result.measured_s));
     row("texts a second", format!("{:.1}", result.texts_per_second));
     row("allocations", format!("{:.1} a text", result.statistics.allocations_per_text));
@@ -578,7 +611,7 @@ fn cores(args: &Args) -> anyhow::Result<Option<Vec<CoreId>>> {
             anyhow!("this process cannot run on core {id}, but on {}; give another --pin", allowed.join(", "))
         })
     };
-    (0..args.threads).map(core).collect::<anyhow::Result<_>>().map(Some)
+    (0..args.threads + u32::from(args.second_thread)).map(core).collect::<anyhow::Result<_>>().map(Some)
 }
 
 /// Keeps the calling thread on the core of a thread.

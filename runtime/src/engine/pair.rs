@@ -1,0 +1,186 @@
+use core::mem;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use super::arena::Arena;
+use super::exchange::{Exchange, LOOKS, Side, lock, wait_until};
+use super::{EngineError, RunError, Stop};
+use crate::overwrite::overwrite;
+use crate::program::ALIGNMENT;
+
+/// A second thread that computes half of every text. It waits for texts as long as this lives.
+pub(super) struct Pair {
+    shared: Arc<Shared>,
+    /// `None` only while it ends.
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    arena: Arc<Arena>,
+    exchange: Exchange,
+    job: Mutex<Job>,
+    /// Texts that were given to the second thread, and those that it has ended.
+    given: AtomicU64,
+    ended: AtomicU64,
+    quit: AtomicBool,
+    gone: AtomicBool,
+}
+
+/// The second thread's part of a text.
+struct Job {
+    ids: Vec<u32>,
+    memory: Vec<u8>,
+    /// Most tokens of a text since the memory was overwritten.
+    used: usize,
+    done: bool,
+}
+
+impl Pair {
+    /// Bytes beside the scratch of the first thread, without the second thread's stack.
+    pub(super) fn memory_required(arena: &Arena) -> usize {
+        let program = arena.program();
+        let ids = program.shape().max_tokens * size_of::<u32>();
+        program.memory_required() + ALIGNMENT + Exchange::memory_required(arena.longest_message()) + ids
+    }
+
+    pub(super) fn start(arena: Arc<Arena>) -> Result<Self, EngineError> {
+        let out_of_memory = || EngineError::OutOfMemory { bytes: Self::memory_required(&arena) };
+        let exchange = Exchange::new(arena.longest_message()).ok_or_else(out_of_memory)?;
+        let (mut ids, mut memory) = (Vec::new(), Vec::new());
+        let bytes = arena.program().memory_required() + ALIGNMENT;
+        ids.try_reserve_exact(arena.program().shape().max_tokens).map_err(|_| out_of_memory())?;
+        memory.try_reserve_exact(bytes).map_err(|_| out_of_memory())?;
+        memory.resize(bytes, 0);
+        let shared = Arc::new(Shared {
+            arena,
+            exchange,
+            job: Mutex::new(Job { ids, memory, used: 0, done: false }),
+            given: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            quit: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("kdh-second".into()).spawn(move || of_thread.work());
+        let thread = thread.map_err(|error: io::Error| EngineError::Thread(error.kind()))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Whether the second thread runs this engine's program.
+    pub(super) fn is_of(&self, arena: &Arc<Arena>) -> bool {
+        Arc::ptr_eq(&self.shared.arena, arena)
+    }
+
+    /// As [`Arena::run`], with the second thread. It has ended its part when this returns.
+    pub(super) fn run(
+        &mut self,
+        memory: &mut [u8],
+        stop: &Stop,
+        ids: &[u32],
+        sentence_ids: &[i32],
+    ) -> Result<(), RunError> {
+        let shared = &*self.shared;
+        if ids.len() > shared.arena.program().shape().max_tokens {
+            return Err(RunError::Failed);
+        }
+        {
+            let job = &mut *lock(&shared.job);
+            job.used = job.used.max(ids.len());
+            job.done = false;
+            job.ids.clear();
+            // Within the capacity that was reserved.
+            job.ids.extend_from_slice(ids);
+        }
+        shared.exchange.begin();
+        let given = shared.given.load(Ordering::Relaxed) + 1;
+        shared.given.store(given, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+        let first = shared.arena.run_half(memory, stop, ids, sentence_ids, shared.exchange.link(Side::First));
+        if first.is_err() {
+            shared.exchange.break_off();
+        }
+        let is_gone = || shared.gone.load(Ordering::Acquire);
+        wait_until(|| shared.ended.load(Ordering::Acquire) >= given || is_gone());
+        first?;
+        if lock(&shared.job).done { Ok(()) } else { Err(RunError::Failed) }
+    }
+
+    /// Overwrites what texts have left with the second thread and on the way to it.
+    pub(super) fn zeroize(&mut self) {
+        self.shared.exchange.zeroize();
+        let job = &mut *lock(&self.shared.job);
+        let start = job.memory.as_ptr().align_offset(ALIGNMENT);
+        let arena = job.memory.get_mut(start..).unwrap_or_default();
+        let used = mem::take(&mut job.used);
+        if used > 0 {
+            for range in self.shared.arena.program().plan().written(used, 0) {
+                overwrite(arena.get_mut(range).unwrap_or_default());
+            }
+        }
+        // A vector's bytes behind its end stay: all that it ever held is written over, then it is empty again.
+        let longest = job.ids.capacity();
+        job.ids.resize(longest, 0);
+        overwrite(bytemuck::cast_slice_mut(&mut job.ids));
+        job.ids.clear();
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.zeroize();
+        self.shared.quit.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It has nothing to say: a panic there has ended its texts already.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    /// The second thread.
+    fn work(&self) {
+        let _gone = Gone(self);
+        for next in 1.. {
+            let mut looks = 0;
+            while self.given.load(Ordering::Acquire) < next {
+                if self.quit.load(Ordering::Acquire) {
+                    return;
+                }
+                if looks < LOOKS {
+                    looks += 1;
+                    core::hint::spin_loop();
+                } else {
+                    thread::park();
+                }
+            }
+            self.run(&mut lock(&self.job));
+            self.ended.store(next, Ordering::Release);
+        }
+    }
+
+    fn run(&self, job: &mut Job) {
+        let start = job.memory.as_ptr().align_offset(ALIGNMENT);
+        let memory = job.memory.get_mut(start..).unwrap_or_default();
+        // The first side alone looks whether it is time to end, and owns the sentences.
+        let ran = self.arena.run_half(memory, &Stop::new(), &job.ids, &[], self.exchange.link(Side::Second));
+        job.done = ran.is_ok();
+        if ran.is_err() {
+            self.exchange.break_off();
+        }
+    }
+}
+
+/// Lets nobody wait for the second thread when it is not there any more.
+struct Gone<'s>(&'s Shared);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.gone.store(true, Ordering::Release);
+        self.0.exchange.break_off();
+    }
+}
