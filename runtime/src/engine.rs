@@ -8,10 +8,11 @@
 use core::fmt;
 use std::sync::Arc;
 
+use zeroize::Zeroize;
+
 use crate::kernels::Kernels;
 #[cfg(feature = "tract")]
 use crate::lower::{LowerError, lower};
-use crate::overwrite::overwrite;
 use crate::program::{ALIGNMENT, Plan, Pooled, Program};
 
 pub use self::limits::Limits;
@@ -461,10 +462,10 @@ impl EngineScratch<'_> {
         match plan {
             Some(plan) => {
                 for range in plan.written(tokens, sentences) {
-                    overwrite(arena.get_mut(range).unwrap_or_default());
+                    arena.get_mut(range).unwrap_or_default().zeroize();
                 }
             }
-            None => overwrite(arena),
+            None => arena.zeroize(),
         }
     }
 

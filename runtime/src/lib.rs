@@ -78,7 +78,6 @@ pub mod lower;
 mod map;
 #[cfg(feature = "eval")]
 pub mod metrics;
-mod overwrite;
 pub mod program;
 mod report;
 mod self_test;

@@ -1,8 +1,7 @@
 use core::ops::{Deref, DerefMut, Range};
 
 use bytemuck::Pod;
-
-use crate::overwrite::overwrite;
+use zeroize::Zeroize;
 
 /// A list of bounded length that never allocates: in memory of its own, or in the caller's.
 pub(crate) struct List<'m, T> {
@@ -29,7 +28,7 @@ impl<'m, T: Pod> List<'m, T> {
     /// Empties the list and overwrites its memory.
     pub(crate) fn zeroize(&mut self) {
         self.len = 0;
-        overwrite(bytemuck::cast_slice_mut(self.memory.values_mut()));
+        bytemuck::cast_slice_mut::<T, u8>(self.memory.values_mut()).zeroize();
     }
 
     /// Adds a value; a full list stays as it is.

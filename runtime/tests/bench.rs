@@ -114,6 +114,35 @@ mod tests {
         plausible(&b.json(&["--tokens", "3", "--iterations", "9999"]));
     }
 
+    /// The program counts the allocations of all its threads.
+    ///
+    /// Verifies: R-004
+    #[test]
+    fn a_second_thread_allocates_nothing_either() {
+        let b = Folder::new();
+        b.write("tiny.kdh", std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/default.kdh")).unwrap());
+        let args = ["--tokens", "8,33,128", "--iterations", "2"];
+        let json = |args: &[&str]| -> Value {
+            // Not silent: the key of this bundle is published.
+            let output = b.bench(&[&["--json", "--warm-up", "0.01"], args].concat());
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        let alone = json(&args);
+        assert_eq!((&alone["second_thread"], alone["allocations_per_text"].as_f64()), (&false.into(), Some(0.0)));
+        let shared = json(&[&args[..], &["--second-thread"]].concat());
+        plausible(&shared);
+        assert_eq!((&shared["second_thread"], shared["allocations_per_text"].as_f64()), (&true.into(), Some(0.0)));
+        assert!(shared["scratch_bytes"].as_u64() > alone["scratch_bytes"].as_u64().map(|bytes| 2 * bytes));
+
+        // The tiny bundle has a graph.
+        let tiny = Folder::new();
+        for args in [&["--second-thread", "--threads", "2"][..], &["--second-thread", "--engine", "tract"]] {
+            let output = tiny.bench(args);
+            assert_eq!(output.status.code(), Some(2), "{args:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains("--second-thread"));
+        }
+    }
+
     #[test]
     fn tract_allocates() {
         let b = Folder::new();

@@ -201,10 +201,12 @@ impl Run<'_> {
         }
         let tokens = self.ids.len();
         // Of heads, all tokens of its own; of anything else, all values of its own tokens.
-        let (own, own_heads) = match rows.head {
-            Some(head) => (0..tokens, self.own(rows.width / head)),
-            None => (self.own(tokens), 0..0),
+        let (own, heads) = match rows.head {
+            // Their queries, their keys, their values.
+            Some(head) => (0..tokens, rows.width / head / 3),
+            None => (self.own(tokens), 0),
         };
+        let own_heads = self.own(heads);
         let (norm, residual) = match epilogue {
             Epilogue::ResidualNorm { residual, norm } => (Some(norm_of(weights, norm)?), of_text(residual).floats?),
             Epilogue::None | Epilogue::Gelu => (None, Buffer::default()),
@@ -221,8 +223,8 @@ impl Run<'_> {
         let gelu = epilogue == Epilogue::Gelu;
         for block in blocks(own) {
             if let Some(head) = rows.head {
-                let heads = output.heads(head, tokens, &block)?.enumerate();
-                for (number, values) in heads.skip(own_heads.start).take(own_heads.len()) {
+                let is_own = |number: &usize| number.checked_rem(heads).is_some_and(|of| own_heads.contains(&of));
+                for (number, values) in output.heads(head, tokens, &block)?.enumerate().filter(|(of, _)| is_own(of)) {
                     let to = FloatsMut { values, rows: block.len(), width: head, stride: head };
                     layer.columns(number * head..(number + 1) * head)?.run(kernels, &input, &block, gelu, to)?;
                 }

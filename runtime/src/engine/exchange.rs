@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::overwrite::overwrite;
+use zeroize::Zeroize;
 
 /// Where the two threads of one text give each other rows. Both exchange equally often and in the same order: a message
 /// each way.
@@ -90,7 +90,7 @@ impl Exchange {
     pub(super) fn zeroize(&self) {
         for mailbox in self.sides.iter().flat_map(|side| &side.mailboxes) {
             let mailbox = &mut *lock(mailbox);
-            overwrite(mailbox.bytes.get_mut(..mailbox.used).unwrap_or_default());
+            mailbox.bytes.get_mut(..mailbox.used).unwrap_or_default().zeroize();
             mailbox.used = 0;
         }
     }

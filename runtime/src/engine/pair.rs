@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use zeroize::Zeroize;
+
 use super::arena::Arena;
 use super::exchange::{Exchange, LOOKS, Side, lock, wait_until};
 use super::{EngineError, RunError, Stop};
-use crate::overwrite::overwrite;
 use crate::program::ALIGNMENT;
 
 /// A second thread that computes half of every text. It waits for texts as long as this lives.
@@ -24,6 +25,7 @@ struct Shared {
     /// Texts that were given to the second thread, and those that it has ended.
     given: AtomicU64,
     ended: AtomicU64,
+    started: AtomicBool,
     quit: AtomicBool,
     gone: AtomicBool,
 }
@@ -59,12 +61,15 @@ impl Pair {
             job: Mutex::new(Job { ids, memory, used: 0, done: false }),
             given: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            started: AtomicBool::new(false),
             quit: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         });
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().name("kdh-second".into()).spawn(move || of_thread.work());
         let thread = thread.map_err(|error: io::Error| EngineError::Thread(error.kind()))?;
+        // What a thread allocates when it begins is not the first text's.
+        wait_until(|| shared.started.load(Ordering::Acquire));
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -118,14 +123,11 @@ impl Pair {
         let used = mem::take(&mut job.used);
         if used > 0 {
             for range in self.shared.arena.program().plan().written(used, 0) {
-                overwrite(arena.get_mut(range).unwrap_or_default());
+                arena.get_mut(range).unwrap_or_default().zeroize();
             }
         }
-        // A vector's bytes behind its end stay: all that it ever held is written over, then it is empty again.
-        let longest = job.ids.capacity();
-        job.ids.resize(longest, 0);
-        overwrite(bytemuck::cast_slice_mut(&mut job.ids));
-        job.ids.clear();
+        // All of its capacity.
+        job.ids.zeroize();
     }
 }
 
@@ -145,6 +147,7 @@ impl Shared {
     /// The second thread.
     fn work(&self) {
         let _gone = Gone(self);
+        self.started.store(true, Ordering::Release);
         for next in 1.. {
             let mut looks = 0;
             while self.given.load(Ordering::Acquire) < next {
