@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use kdh_runtime::engine::Stop;
 use kdh_runtime::text::{Encoding, Sentences, Tokenizer, TokenizerOptions};
-use kdh_runtime::{Bundle, BundleFile, DocumentOptions, EngineChoice, LabelError, Labeler, LabelerOptions, Overflow};
+use kdh_runtime::{
+    Bundle, BundleFile, DocumentOptions, EngineChoice, LabelError, Labeler, LabelerOptions, Overflow, Scratch,
+};
 use zeroize::Zeroize;
 
 const TASK: &str = "KDH_TEST_CANARY";
@@ -113,13 +115,15 @@ fn watched() -> ! {
     let needles = [("the secret", secret), ("its lower case", lower), ("its characters", chars), ("its tokens", ids)];
 
     // While the text and a scratch are alive they are found: the search works.
-    {
-        let mut scratch = labelers[0].scratch();
+    let alone = || labelers[0].scratch();
+    let with_second_thread = || labelers[0].try_scratch_with_second_thread().unwrap();
+    for (scratch, copies) in [(&alone as &dyn Fn() -> Scratch<'static>, 1), (&with_second_thread, 2)] {
+        let mut scratch = scratch();
         let report = labelers[0].label(&mut scratch, &text).unwrap();
         say(said, &report);
         drop(report);
         assert!(in_memory(&needles[0].1) >= 1, "the search does not find the text");
-        assert!(in_memory(&needles[3].1) >= 1, "the search does not find the tokens");
+        assert!(in_memory(&needles[3].1) >= copies, "the search does not find the tokens");
         scratch.zeroize();
         assert_eq!(in_memory(&needles[3].1), 0, "the tokens outlive `zeroize`");
         labelers[0].label(&mut scratch, &text).unwrap();
@@ -170,6 +174,7 @@ fn use_everything(labeler: &Labeler, text: &str, said: &mut String) {
 
     let mut memory = vec![0; labeler.memory_required()];
     say(said, &labeler.label(&mut labeler.scratch_in(&mut memory).unwrap(), text));
+    say(said, &labeler.label(&mut labeler.try_scratch_with_second_thread().unwrap(), text));
 
     let mut document = labeler.document_scratch();
     say(said, &labeler.label_document(&mut document, &DocumentOptions::new(), text));
