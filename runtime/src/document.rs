@@ -152,7 +152,7 @@ impl Labeler {
         scratch: &'s mut DocumentScratch<'m>,
         options: &DocumentOptions,
     ) -> Result<DocumentSession<'l, 's, 'm>, LabelError> {
-        if scratch.limits != self.limits() {
+        if scratch.limits != self.limits() || !self.engine().takes(&scratch.work.engine) {
             return Err(LabelError::ForeignScratch);
         }
         let point = options.point.unwrap_or(self.point());

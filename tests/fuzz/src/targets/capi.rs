@@ -9,8 +9,8 @@ use std::cell::Cell;
 use kdh_format::Trust;
 use kdh_runtime::capi::{
     Evidence, Handle, LabelReport, MAX_NAME, OPEN_ALLOW_TEST_KEYS, OPEN_ALLOW_UNSIGNED, OVERFLOW_REFUSE,
-    OVERFLOW_TRUNCATE, Options, Report, ScratchHandle, Status, kdh_close, kdh_kernels, kdh_label, kdh_label_code,
-    kdh_label_count, kdh_label_name, kdh_last_error, kdh_open_file, kdh_open_memory, kdh_scratch_init,
+    OVERFLOW_TRUNCATE, OVERFLOW_WINDOW, Options, Report, ScratchHandle, Status, kdh_close, kdh_kernels, kdh_label_at,
+    kdh_label_code, kdh_label_count, kdh_label_name, kdh_last_error, kdh_open_file, kdh_open_memory, kdh_scratch_init,
     kdh_scratch_release, kdh_scratch_size, kdh_self_test,
 };
 
@@ -120,16 +120,20 @@ struct Model {
     bundle: usize,
     max_text: usize,
     refuses: bool,
+    windows: bool,
     late: bool,
 }
 
-/// Memory for a scratch, and of which bundle the one in it is.
+/// Memory for a scratch, and whose the one in it is.
 #[derive(Default)]
 struct Memory {
     words: Vec<u64>,
     scratch: usize,
-    of: Option<usize>,
+    of: Option<Owner>,
 }
+
+/// A bundle, and whether texts are labelled in windows: what a scratch is laid out for.
+type Owner = (usize, bool);
 
 struct Calls<'a> {
     world: &'static World,
@@ -270,8 +274,11 @@ impl Calls<'_> {
         }
         if status == Status::Ok {
             let model = Model { bundle: usize::from(source) % 3, ..options.model };
-            let model =
-                if options.null { Model { max_text: 1 << 20, refuses: false, late: false, ..model } } else { model };
+            let model = if options.null {
+                Model { max_text: 1 << 20, refuses: false, windows: true, late: false, ..model }
+            } else {
+                model
+            };
             self.labelers[slot] = Opened { id: outs[0].id, open: Some(model) };
         }
         self.expect(status, &[expected], "open")
@@ -325,7 +332,7 @@ impl Calls<'_> {
         };
         let numbers = self.script.byte();
         let max_text_size = [0, 7, 1 << 20, 64][usize::from(numbers) % 4];
-        let on_overflow = [OVERFLOW_TRUNCATE, OVERFLOW_REFUSE, OVERFLOW_TRUNCATE, 9][usize::from(numbers) / 4 % 4];
+        let on_overflow = [OVERFLOW_WINDOW, OVERFLOW_REFUSE, OVERFLOW_TRUNCATE, 9][usize::from(numbers) / 4 % 4];
         let deadline_ms = u32::from(numbers / 16 % 4 == 3);
         let whole = size_of::<Options>();
         let size = match numbers / 64 {
@@ -364,6 +371,7 @@ impl Calls<'_> {
                 bundle: 0,
                 max_text: if max_text_size == 0 { 1 << 20 } else { max_text_size },
                 refuses: on_overflow == OVERFLOW_REFUSE,
+                windows: on_overflow == OVERFLOW_WINDOW,
                 late: deadline_ms > 0,
             },
         }
@@ -484,14 +492,14 @@ impl Calls<'_> {
         if status == Status::Ok {
             let memory = &mut self.scratches[slot];
             (memory.scratch, memory.of) =
-                (outs[0].addr() - memory.words.as_ptr().addr(), model.map(|model| model.bundle));
+                (outs[0].addr() - memory.words.as_ptr().addr(), model.map(|model| (model.bundle, model.windows)));
         }
         assert_eq!(outs[0].is_null(), status != Status::Ok, "a scratch that is none, or none");
         self.expect(status, &[expected], "make a scratch")
     }
 
     /// A scratch, what was one, a copy of one, or what never was one. The memory is there as long as `self`.
-    fn scratch(&mut self) -> (*mut ScratchHandle, Result<usize, Status>, usize) {
+    fn scratch(&mut self) -> (*mut ScratchHandle, Result<Owner, Status>, usize) {
         let byte = self.script.byte();
         let slot = usize::from(byte) % 2;
         let memory = &mut self.scratches[slot];
@@ -555,8 +563,14 @@ impl Calls<'_> {
             5 => (rows.as_mut_ptr(), usize::MAX / 4),
             _ => (rows.as_mut_ptr(), 4),
         };
+        let (point, of_point) = match self.script.choose(&[0, 1, 2, 3]) {
+            0 => (null(), None),
+            1 => (c"manifest".as_ptr(), None),
+            2 => (c"nowhere".as_ptr(), Some(Status::Option)),
+            _ => (c"\xfe".as_ptr(), Some(Status::Utf8)),
+        };
         // SAFETY: every pointer is null, misaligned, or has what is said, or a size that is none comes with it.
-        let status = unsafe { kdh_label(handle, scratch, at.cast(), size, report, labels, capacity) };
+        let status = unsafe { kdh_label_at(handle, scratch, point, at.cast(), size, report, labels, capacity) };
 
         let pointer =
             |null: bool, aligned: bool| if null { Some(Status::Null) } else { (!aligned).then_some(Status::Pointer) };
@@ -572,10 +586,12 @@ impl Calls<'_> {
         };
         let early = of_report.or(of_labels).or(of_capacity);
         let wrong = early.or(model.is_none().then_some(Status::Handle)).or(of_text).or(of.err());
-        let wrong = wrong.or((capacity < 2).then_some(Status::TooSmall));
+        let wrong = wrong.or((capacity < 2).then_some(Status::TooSmall)).or(of_point);
         let expected: Vec<Status> = match (wrong, model, of) {
             (Some(wrong), ..) => vec![wrong],
-            (_, Some(model), Ok(of)) if model.bundle != of => vec![Status::ForeignScratch],
+            // Of a text in windows the size is looked at first.
+            (_, Some(model), Ok((_, true))) if model.windows && size > model.max_text => vec![Status::TextTooLong],
+            (_, Some(model), Ok(of)) if (model.bundle, model.windows) != of => vec![Status::ForeignScratch],
             (_, Some(model), _) if size > model.max_text => vec![Status::TextTooLong],
             (_, Some(model), _) => {
                 let words = text.iter().any(|byte| byte.is_ascii_alphanumeric()) && size > 0;
