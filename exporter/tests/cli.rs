@@ -241,6 +241,26 @@ fn help_teaches() {
 }
 
 #[test]
+fn a_reader_that_has_gone_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let keygen = |name: &str, stdout: std::process::Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdh-export"));
+        command.args(["keygen", "--role", "test"]).arg(folder.path().join(name)).stdout(stdout).output().unwrap()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let gone = keygen("gone", writer.into());
+    assert_eq!((gone.status.code(), gone.stderr.as_slice()), (Some(0), &[][..]));
+    assert!(folder.path().join("gone.secret").exists());
+    #[cfg(target_os = "linux")]
+    {
+        let full = keygen("full", fs::File::options().write(true).open("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&full.stderr).contains("standard output"));
+    }
+}
+
+#[test]
 fn keys_sign_bundles() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -78,6 +78,8 @@ pub mod lower;
 mod map;
 #[cfg(feature = "eval")]
 pub mod metrics;
+#[cfg(feature = "eval")]
+pub mod output;
 pub mod program;
 mod report;
 mod self_test;

@@ -18,6 +18,13 @@ use kdh_runtime::atomic_file::write_atomically;
 use kdh_runtime::dataset::{self, Document};
 use serde_json::json;
 
+/// The standard library's panics when the reader of a pipe has gone.
+macro_rules! println {
+    ($($arguments:tt)*) => {
+        kdh_runtime::output::print_line(format_args!($($arguments)*))
+    };
+}
+
 mod keys;
 
 /// Exports a trained student: ONNX, int8, the parity gate and the bundle.

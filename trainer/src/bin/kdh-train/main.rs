@@ -6,6 +6,13 @@ use std::process::{Command as Process, ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// The standard library's panics when the reader of a pipe has gone.
+macro_rules! println {
+    ($($arguments:tt)*) => {
+        kdh_runtime::output::print_line(format_args!($($arguments)*))
+    };
+}
+
 mod average;
 mod baseline;
 mod distill;
