@@ -203,7 +203,7 @@ impl Engine {
     pub fn try_scratch_with_second_thread(&self) -> Result<EngineScratch<'static>, EngineError> {
         let mut scratch = self.try_scratch()?;
         if let Some(arena) = self.halved() {
-            scratch.pair = Some(pair::Pair::start(Arc::clone(arena))?);
+            scratch.pair = Some(pair::Pair::start(Arc::clone(arena), self.try_scratch()?)?);
         }
         Ok(scratch)
     }
@@ -213,7 +213,7 @@ impl Engine {
 
     /// Bytes that a second thread takes beside the scratch, without its stack; 0 when there would be none.
     pub fn memory_required_of_second_thread(&self) -> usize {
-        self.halved().map_or(0, |arena| pair::Pair::memory_required(arena))
+        self.halved().map_or(0, |arena| self.memory_required() + pair::Pair::memory_required(arena))
     }
 
     /// The arena, if two threads can share its texts.

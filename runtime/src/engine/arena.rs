@@ -133,12 +133,10 @@ impl Task for Run<'_> {
                 Step::Head { input, linear, document } => {
                     let states = self.program.plan().rows(input, self.ids.len());
                     let states = [(states.floats?, 4 * float_stride(states.width))];
-                    match self.link.as_ref().map(Link::side) {
-                        Some(Side::Second) => self.exchange_rows(&states, &[])?,
-                        Some(Side::First) => self.exchange_rows(&[], &states)?,
-                        None => {}
-                    }
-                    if self.link.as_ref().is_none_or(|link| link.side() == Side::First) {
+                    if self.link.as_ref().map(Link::side) == Some(Side::Second) {
+                        self.exchange_rows(&states, &[])?;
+                    } else {
+                        self.exchange_rows(&[], &states)?;
                         self.head(kernels, input, linear, document)?;
                     }
                 }

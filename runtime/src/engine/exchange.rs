@@ -156,8 +156,8 @@ pub(super) fn wait_until(mut is_done: impl FnMut() -> bool) {
     }
 }
 
-/// Looks before a thread that waits gives its turn away: a fraction of a millisecond, which is longer than the steps of a text
-/// between two messages, so that on two free cores nobody gives it away.
+/// Looks before a thread that waits gives its turn away: two free cores come to a message at nearly the same time, and then nobody
+/// gives it away.
 pub(super) const LOOKS: u32 = 10_000;
 
 /// What a thread that panicked left in it does no harm: a message is read only when it was posted.

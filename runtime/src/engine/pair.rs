@@ -1,4 +1,3 @@
-use core::mem;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,8 +7,7 @@ use zeroize::Zeroize;
 
 use super::arena::Arena;
 use super::exchange::{Exchange, LOOKS, Side, lock, wait_until};
-use super::{EngineError, RunError, Stop};
-use crate::program::ALIGNMENT;
+use super::{EngineError, EngineScratch, RunError, Stop};
 
 /// A second thread that computes half of every text. It waits for texts as long as this lives.
 pub(super) struct Pair {
@@ -33,32 +31,26 @@ struct Shared {
 /// The second thread's part of a text.
 struct Job {
     ids: Vec<u32>,
-    memory: Vec<u8>,
-    /// Most tokens of a text since the memory was overwritten.
-    used: usize,
+    scratch: EngineScratch<'static>,
     done: bool,
 }
 
 impl Pair {
-    /// Bytes beside the scratch of the first thread, without the second thread's stack.
+    /// Bytes beside the scratches of the two threads, without the second thread's stack.
     pub(super) fn memory_required(arena: &Arena) -> usize {
-        let program = arena.program();
-        let ids = program.shape().max_tokens * size_of::<u32>();
-        program.memory_required() + ALIGNMENT + Exchange::memory_required(arena.longest_message()) + ids
+        arena.program().shape().max_tokens * size_of::<u32>() + Exchange::memory_required(arena.longest_message())
     }
 
-    pub(super) fn start(arena: Arc<Arena>) -> Result<Self, EngineError> {
+    /// `scratch` is the second thread's.
+    pub(super) fn start(arena: Arc<Arena>, scratch: EngineScratch<'static>) -> Result<Self, EngineError> {
         let out_of_memory = || EngineError::OutOfMemory { bytes: Self::memory_required(&arena) };
         let exchange = Exchange::new(arena.longest_message()).ok_or_else(out_of_memory)?;
-        let (mut ids, mut memory) = (Vec::new(), Vec::new());
-        let bytes = arena.program().memory_required() + ALIGNMENT;
+        let mut ids = Vec::new();
         ids.try_reserve_exact(arena.program().shape().max_tokens).map_err(|_| out_of_memory())?;
-        memory.try_reserve_exact(bytes).map_err(|_| out_of_memory())?;
-        memory.resize(bytes, 0);
         let shared = Arc::new(Shared {
             arena,
             exchange,
-            job: Mutex::new(Job { ids, memory, used: 0, done: false }),
+            job: Mutex::new(Job { ids, scratch, done: false }),
             given: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             started: AtomicBool::new(false),
@@ -87,12 +79,14 @@ impl Pair {
         sentence_ids: &[i32],
     ) -> Result<(), RunError> {
         let shared = &*self.shared;
-        if ids.len() > shared.arena.program().shape().max_tokens {
+        let is_gone = || shared.gone.load(Ordering::Acquire);
+        if ids.len() > shared.arena.program().shape().max_tokens || is_gone() {
             return Err(RunError::Failed);
         }
         {
             let job = &mut *lock(&shared.job);
-            job.used = job.used.max(ids.len());
+            // The sentences are the first thread's.
+            job.scratch.uses(ids.len(), 0);
             job.done = false;
             job.ids.clear();
             // Within the capacity that was reserved.
@@ -108,7 +102,6 @@ impl Pair {
         if first.is_err() {
             shared.exchange.break_off();
         }
-        let is_gone = || shared.gone.load(Ordering::Acquire);
         wait_until(|| shared.ended.load(Ordering::Acquire) >= given || is_gone());
         first?;
         if lock(&shared.job).done { Ok(()) } else { Err(RunError::Failed) }
@@ -118,14 +111,7 @@ impl Pair {
     pub(super) fn zeroize(&mut self) {
         self.shared.exchange.zeroize();
         let job = &mut *lock(&self.shared.job);
-        let start = job.memory.as_ptr().align_offset(ALIGNMENT);
-        let arena = job.memory.get_mut(start..).unwrap_or_default();
-        let used = mem::take(&mut job.used);
-        if used > 0 {
-            for range in self.shared.arena.program().plan().written(used, 0) {
-                arena.get_mut(range).unwrap_or_default().zeroize();
-            }
-        }
+        job.scratch.zeroize();
         // All of its capacity.
         job.ids.zeroize();
     }
@@ -167,12 +153,11 @@ impl Shared {
     }
 
     fn run(&self, job: &mut Job) {
-        let start = job.memory.as_ptr().align_offset(ALIGNMENT);
-        let memory = job.memory.get_mut(start..).unwrap_or_default();
-        // The first side alone looks whether it is time to end, and owns the sentences.
-        let ran = self.arena.run_half(memory, &Stop::new(), &job.ids, &[], self.exchange.link(Side::Second));
-        job.done = ran.is_ok();
-        if ran.is_err() {
+        let link = self.exchange.link(Side::Second);
+        // The first side alone looks whether it is time to end: this scratch's stop is never due.
+        let half = job.scratch.arena_mut();
+        job.done = half.is_some_and(|(memory, stop, _)| self.arena.run_half(memory, stop, &job.ids, &[], link).is_ok());
+        if !job.done {
             self.exchange.break_off();
         }
     }
@@ -185,5 +170,27 @@ impl Drop for Gone<'_> {
     fn drop(&mut self) {
         self.0.gone.store(true, Ordering::Release);
         self.0.exchange.break_off();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Engine;
+    use crate::{Bundle, Labeler, LabelerOptions};
+
+    #[test]
+    fn a_text_fails_when_the_second_thread_is_gone() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/default.kdh");
+        let bytes = std::fs::read(path).unwrap();
+        let options = LabelerOptions::new().allow_unsigned();
+        let labeler = Labeler::from_bundle(&Bundle::parse(&bytes).unwrap(), &options).unwrap();
+        let engine = labeler.engine();
+        let mut scratch = engine.try_scratch_with_second_thread().unwrap();
+        let (ids, sentence_ids) = ([1; Engine::TWO_THREADS_FROM], [0; Engine::TWO_THREADS_FROM]);
+        assert!(engine.run(&mut scratch, &ids, &sentence_ids).is_ok());
+        // As a panic there would end it.
+        drop(Gone(&scratch.pair.as_ref().unwrap().shared));
+        assert_eq!(engine.run(&mut scratch, &ids, &sentence_ids).unwrap_err(), RunError::Failed);
     }
 }
