@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressFinish};
 use kdh_runtime::dataset::{Document, Writer};
+use kdh_runtime::output::print_line;
 use serde::Serialize;
 
 pub mod csv;
@@ -64,8 +65,8 @@ pub struct SummaryOutput {
 impl SummaryOutput {
     fn print(self, summary: &(impl Serialize + std::fmt::Display)) -> Result<()> {
         let text = if self.json { serde_json::to_string_pretty(summary)? } else { summary.to_string() };
-        // Not `println!`, which panics when the reader of a pipe has gone.
-        writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+        print_line(format_args!("{text}"));
+        Ok(())
     }
 }
 

@@ -411,6 +411,23 @@ predictions = "p.jsonl"
 "#;
 
     #[test]
+    fn tuned_is_the_best_point_of_a_search() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("search.json");
+        let best = |result: &str| {
+            fs::write(&path, result).unwrap();
+            best_point(&path).map(|point| point["a"].as_f64().unwrap())
+        };
+        let evaluations =
+            r#""evaluations": [{"score": 0.2, "point": {"a": 1}}, {"score": 0.3, "point": {"a": 2}}, {"score": null}]"#;
+        assert_eq!(best(&format!("{{{evaluations}}}")).unwrap(), 2.0);
+        let promoted =
+            r#""promotion": {"points": [{"point": {"a": 3}, "full": null}, {"point": {"a": 4}, "full": 0.1}]}"#;
+        assert_eq!(best(&format!("{{{promoted}, {evaluations}}}")).unwrap(), 4.0);
+        assert!(best("{}").is_err());
+    }
+
+    #[test]
     fn options_are_laid_over_each_other() {
         let file = ExperimentFile::parse(FILE).unwrap();
         let options = file.options(&file.arms[1], 2).unwrap();
