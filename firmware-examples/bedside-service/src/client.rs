@@ -17,8 +17,10 @@ use crate::line::{Line, Read};
 const HELLO_INTERVAL: Duration = Duration::from_secs(1);
 /// A service that has said nothing for so long, not even a heartbeat, is gone.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Longest wait before a refused request is sent again.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// A shorter wait between two requests is none.
+const MIN_PACE: Duration = Duration::from_millis(1);
+/// Longest wait between two requests to a service that is busy.
+const MAX_PACE: Duration = Duration::from_secs(2);
 
 /// What became of a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,17 +98,22 @@ pub struct Client {
     unsent: Vec<u8>,
     written: usize,
     waiting: HashMap<u32, Waiting>,
-    /// When each is to be sent, the first time or again.
-    due: BTreeSet<(Instant, u32)>,
-    in_flight: usize,
+    /// What the service does not have, in the order in which it was given to the client.
+    queue: BTreeSet<(Instant, u32)>,
+    /// What the service has, and when it is to be sent again without an answer.
+    in_flight: BTreeSet<(Instant, u32)>,
+    /// Time between two requests from the queue: zero, until the service says that it is busy.
+    pace: Duration,
+    /// No request from the queue before it.
+    resume: Instant,
     counters: Counters,
 }
 
 struct Waiting {
     text: Arc<str>,
-    due: Instant,
-    in_flight: bool,
-    refusals: u32,
+    submitted: Instant,
+    /// When it is to be sent again; `None`: it is in the queue.
+    timeout: Option<Instant>,
     timeouts: u32,
     answer: Option<Answer>,
 }
@@ -128,8 +135,10 @@ impl Client {
             unsent: Vec::new(),
             written: 0,
             waiting: HashMap::new(),
-            due: BTreeSet::new(),
-            in_flight: 0,
+            queue: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
+            pace: Duration::ZERO,
+            resume: now,
             counters: Counters::default(),
         }
     }
@@ -157,9 +166,9 @@ impl Client {
 
     /// Has a text labelled. Give a number that no text of the session had.
     pub fn submit(&mut self, number: u32, text: Arc<str>) {
-        let due = Instant::now();
-        self.due.insert((due, number));
-        self.waiting.insert(number, Waiting { text, due, in_flight: false, refusals: 0, timeouts: 0, answer: None });
+        let submitted = Instant::now();
+        self.queue.insert((submitted, number));
+        self.waiting.insert(number, Waiting { text, submitted, timeout: None, timeouts: 0, answer: None });
     }
 
     /// Texts without an outcome.
@@ -191,15 +200,14 @@ impl Client {
         self.unsent.clear();
         self.written = 0;
         self.max_outstanding = 0;
-        self.in_flight = 0;
         let now = Instant::now();
         (self.hello_due, self.heard) = (now, now);
-        self.due.clear();
-        for (&number, waiting) in &mut self.waiting {
-            waiting.in_flight = false;
-            waiting.answer = None;
-            waiting.due = now;
-            self.due.insert((now, number));
+        (self.pace, self.resume) = (Duration::ZERO, now);
+        while let Some((_, number)) = self.in_flight.pop_first() {
+            if let Some(waiting) = self.waiting.get_mut(&number) {
+                (waiting.timeout, waiting.answer) = (None, None);
+                self.queue.insert((waiting.submitted, number));
+            }
         }
         true
     }
@@ -207,7 +215,7 @@ impl Client {
     fn exchange(&mut self, timeout: Duration, done: &mut impl FnMut(u32, Outcome)) -> io::Result<()> {
         self.fill();
         let now = Instant::now();
-        let next = if self.max_outstanding == 0 { Some(self.hello_due) } else { self.next_due() };
+        let next = if self.max_outstanding == 0 { Some(self.hello_due) } else { self.next().map(|(due, _)| due) };
         let wait = next.map_or(timeout, |due| due.saturating_duration_since(now).min(timeout));
         let Some(line) = &self.line else { return Ok(()) };
         line.ready(self.written < self.unsent.len(), wait)?;
@@ -244,14 +252,12 @@ impl Client {
         sent
     }
 
-    /// When something is to be sent. A request beyond the window waits for an answer, not for a time.
-    fn next_due(&self) -> Option<Instant> {
-        let window_full = self.in_flight >= self.max_outstanding;
-        let first = self
-            .due
-            .iter()
-            .find(|(_, number)| !window_full || self.waiting.get(number).is_some_and(|waiting| waiting.in_flight));
-        first.map(|&(due, _)| due)
+    /// What is to be sent next, and when. A request beyond the window waits for an answer, not for a time.
+    fn next(&self) -> Option<(Instant, u32)> {
+        let again = self.in_flight.first().copied();
+        let queued = self.queue.first().filter(|_| self.in_flight.len() < self.max_outstanding);
+        let queued = queued.map(|&(submitted, number)| (submitted.max(self.resume), number));
+        again.into_iter().chain(queued).min()
     }
 
     /// Encodes what is to be sent next, when everything before it is sent.
@@ -276,28 +282,28 @@ impl Client {
             }
             return;
         }
-        let Some(due) = self.next_due().filter(|&due| due <= now) else { return };
-        let Some(&(_, number)) = self.due.range((due, 0)..).find(|(_, number)| {
-            self.in_flight < self.max_outstanding || self.waiting.get(number).is_some_and(|waiting| waiting.in_flight)
-        }) else {
-            return;
-        };
-        self.send(number, now);
+        if let Some((_, number)) = self.next().filter(|&(due, _)| due <= now) {
+            self.send(number, now);
+        }
     }
 
     fn send(&mut self, number: u32, now: Instant) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
-        if waiting.in_flight {
-            self.counters.timeouts += 1;
-            waiting.timeouts += 1;
-        } else {
-            waiting.in_flight = true;
-            self.in_flight += 1;
+        match waiting.timeout {
+            Some(timeout) => {
+                self.counters.timeouts += 1;
+                waiting.timeouts += 1;
+                self.in_flight.remove(&(timeout, number));
+            }
+            None => {
+                self.queue.remove(&(waiting.submitted, number));
+                self.resume = now + self.pace;
+            }
         }
         waiting.answer = None;
-        self.due.remove(&(waiting.due, number));
-        waiting.due = now + self.timeout * (1 << waiting.timeouts.min(6));
-        self.due.insert((waiting.due, number));
+        let timeout = now + self.timeout * (1 << waiting.timeouts.min(6));
+        waiting.timeout = Some(timeout);
+        self.in_flight.insert((timeout, number));
         self.counters.sent += 1;
         let text = waiting.text.clone();
         let id = RequestId { session: self.session, number };
@@ -380,19 +386,25 @@ impl Client {
         if !again {
             return self.finish(number, Outcome::Refused(code), done);
         }
+        if let Some(timeout) = waiting.timeout.take() {
+            self.in_flight.remove(&(timeout, number));
+            self.queue.insert((waiting.submitted, number));
+        }
         if matches!(code, ErrorCode::Busy | ErrorCode::Draining) {
             self.counters.busy += 1;
+            self.slow_down(Duration::from_millis(retry_after_ms.into()));
         }
-        if waiting.in_flight {
-            waiting.in_flight = false;
-            self.in_flight -= 1;
+    }
+
+    /// Waits at least twice as long between two requests from now on, so that many clients do not keep the service from its
+    /// work. The whole connection does, not one text: with a long queue each text would find its own moment to ask.
+    fn slow_down(&mut self, retry_after: Duration) {
+        let now = Instant::now();
+        // What was on its way when the service first said so is refused too, and says nothing new.
+        if now >= self.resume || self.pace.is_zero() {
+            self.pace = (self.pace * 2).max(retry_after).min(MAX_PACE);
+            self.resume = now + self.pace;
         }
-        // Twice as long each time, so that many clients do not keep the service from its work.
-        let wait = Duration::from_millis(u64::from(retry_after_ms) << waiting.refusals.min(8)).min(MAX_BACKOFF);
-        waiting.refusals += 1;
-        self.due.remove(&(waiting.due, number));
-        waiting.due = Instant::now() + wait;
-        self.due.insert((waiting.due, number));
     }
 
     fn finish_if_whole(&mut self, number: u32, done: &mut impl FnMut(u32, Outcome)) {
@@ -404,8 +416,17 @@ impl Client {
 
     fn finish(&mut self, number: u32, outcome: Outcome, done: &mut impl FnMut(u32, Outcome)) {
         if let Some(waiting) = self.waiting.remove(&number) {
-            self.due.remove(&(waiting.due, number));
-            self.in_flight -= usize::from(waiting.in_flight);
+            match waiting.timeout {
+                Some(timeout) => self.in_flight.remove(&(timeout, number)),
+                None => self.queue.remove(&(waiting.submitted, number)),
+            };
+            // An answer is room: three of four, so that about a third of the requests are refused when there is more than the
+            // service can do. It always has the next text then.
+            self.pace = self.pace * 3 / 4;
+            if self.pace < MIN_PACE {
+                self.pace = Duration::ZERO;
+            }
+            self.resume = self.resume.min(Instant::now() + self.pace);
             done(number, outcome);
         }
     }
