@@ -6,6 +6,7 @@
 
 use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 
 use bounds::Bounds;
 use tract_onnx::Onnx;
@@ -121,7 +122,11 @@ fn typed_of(proto: &ModelProto, len: usize, max_tokens: usize) -> TractResult<(T
     Ok((model, bounds))
 }
 
-fn onnx() -> Onnx {
-    // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
-    tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
+/// tract's reader with all its operators, made once.
+fn onnx() -> &'static Onnx {
+    static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
+        // What exporters say of shapes has symbols of its own for the batch and the number of tokens.
+        tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
+    });
+    &ONNX
 }

@@ -8,6 +8,7 @@ mod bundle;
 mod capi;
 #[path = "../../../runtime/tests/device/disk.rs"]
 mod disk;
+mod graph;
 mod model;
 mod small;
 mod store;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     wire::WIRE,
     model::PROGRAM,
     model::ONNX,
+    graph::GRAPH,
     text::VOCABULARY,
     text::TOKENIZER,
     text::LABEL,

@@ -103,7 +103,7 @@ fn build(int8: bool, max_tokens: usize) -> Result<Program, ProgramError> {
 
 pub(super) const ONNX: Target = Target {
     name: "onnx",
-    about: "ONNX graphs: lowered and run, or run on tract, whose panics are caught",
+    about: "ONNX graphs of whole encoders: lowered and run, or run on tract, whose panics are caught",
     short: 150,
     dictionary: &[
         b"MatMul",
@@ -118,27 +118,29 @@ pub(super) const ONNX: Target = Target {
     files: &["runtime/tests/data/graphs"],
     made: Vec::new,
     start: || {
-        Box::new(|input| {
-            let shape = Shape { labels: 3, max_sentences: 8, max_tokens: 40, vocabulary: 50 };
-            match Engine::from_onnx(input, shape, EngineChoice::Auto, None) {
-                Ok(engine) => {
-                    run_graph(&engine);
-                    Outcome::accepted(usize::from(engine.program().is_some()))
-                }
-                Err(error) => {
-                    let _ = error.to_string();
-                    Outcome::refused(&match error {
-                        EngineError::Model(_) => "model",
-                        EngineError::Input { .. } => "input",
-                        EngineError::Memory { .. } => "memory",
-                        EngineError::MultiplyAdds { .. } => "arithmetic",
-                        _ => "other",
-                    })
-                }
-            }
-        })
+        Box::new(|input| open_graph(input, Shape { labels: 3, max_sentences: 8, max_tokens: 40, vocabulary: 50 }))
     },
 };
+
+/// Opens a graph and runs it.
+pub(super) fn open_graph(graph: &[u8], shape: Shape) -> Outcome {
+    match Engine::from_onnx(graph, shape, EngineChoice::Auto, None) {
+        Ok(engine) => {
+            run_graph(&engine);
+            Outcome::accepted(usize::from(engine.program().is_some()))
+        }
+        Err(error) => {
+            let _ = error.to_string();
+            Outcome::refused(&match error {
+                EngineError::Model(_) => "model",
+                EngineError::Input { .. } => "input",
+                EngineError::Memory { .. } => "memory",
+                EngineError::MultiplyAdds { .. } => "arithmetic",
+                _ => "other",
+            })
+        }
+    }
+}
 
 fn run_graph(engine: &Engine) {
     let mut scratch = engine.scratch();

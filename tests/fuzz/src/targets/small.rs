@@ -9,8 +9,13 @@ pub(super) fn key() -> anyhow::Result<SecretKey> {
     Ok(SecretKey::from_seed(&[3; 32], KeyRole::Release, "fuzz")?)
 }
 
-/// A signed bundle of two labels, with this rollback counter; its program is [`small_program`](super::model::small_program).
+/// A signed bundle, otherwise as [`unsigned`] makes it.
 pub(super) fn bundle(int8: bool, max_tokens: usize, counter: u64) -> anyhow::Result<Vec<u8>> {
+    sign_bundle(&Bundle::parse(&unsigned(int8, max_tokens, counter)?)?, &key()?).context("signing")
+}
+
+/// A bundle of two labels, with this rollback counter; its program is [`small_program`](super::model::small_program).
+pub(super) fn unsigned(int8: bool, max_tokens: usize, counter: u64) -> anyhow::Result<Vec<u8>> {
     let file = std::fs::read(crate::root().join("format/tests/golden/v1.kdh"))?;
     let mut manifest = Bundle::parse(&file)?.manifest()?;
     (manifest.max_tokens, manifest.max_sentences) = (max_tokens as u32, 3);
@@ -33,7 +38,7 @@ pub(super) fn bundle(int8: bool, max_tokens: usize, counter: u64) -> anyhow::Res
         logits: report.labels.iter().map(|label| label.logit).collect(),
         ..case
     };
-    sign_bundle(&Bundle::parse(&write(golden)?)?, &key()?).context("signing")
+    write(golden)
 }
 
 const TEXT: &str = "ab a b.";
