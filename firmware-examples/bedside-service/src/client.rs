@@ -104,6 +104,8 @@ pub struct Client {
     in_flight: BTreeSet<(Instant, u32)>,
     /// Time between two requests from the queue: zero, until the service says that it is busy.
     pace: Duration,
+    /// When the pace was last made slower.
+    slowed: Instant,
     /// No request from the queue before it.
     resume: Instant,
     counters: Counters,
@@ -112,6 +114,8 @@ pub struct Client {
 struct Waiting {
     text: Arc<str>,
     submitted: Instant,
+    /// When it was last sent.
+    sent: Instant,
     /// When it is to be sent again; `None`: it is in the queue.
     timeout: Option<Instant>,
     timeouts: u32,
@@ -138,6 +142,7 @@ impl Client {
             queue: BTreeSet::new(),
             in_flight: BTreeSet::new(),
             pace: Duration::ZERO,
+            slowed: now,
             resume: now,
             counters: Counters::default(),
         }
@@ -168,7 +173,8 @@ impl Client {
     pub fn submit(&mut self, number: u32, text: Arc<str>) {
         let submitted = Instant::now();
         self.queue.insert((submitted, number));
-        self.waiting.insert(number, Waiting { text, submitted, timeout: None, timeouts: 0, answer: None });
+        self.waiting
+            .insert(number, Waiting { text, submitted, sent: submitted, timeout: None, timeouts: 0, answer: None });
     }
 
     /// Texts without an outcome.
@@ -202,7 +208,7 @@ impl Client {
         self.max_outstanding = 0;
         let now = Instant::now();
         (self.hello_due, self.heard) = (now, now);
-        (self.pace, self.resume) = (Duration::ZERO, now);
+        (self.pace, self.slowed, self.resume) = (Duration::ZERO, now, now);
         while let Some((_, number)) = self.in_flight.pop_first() {
             if let Some(waiting) = self.waiting.get_mut(&number) {
                 (waiting.timeout, waiting.answer) = (None, None);
@@ -301,6 +307,7 @@ impl Client {
             }
         }
         waiting.answer = None;
+        waiting.sent = now;
         let timeout = now + self.timeout * (1 << waiting.timeouts.min(6));
         waiting.timeout = Some(timeout);
         self.in_flight.insert((timeout, number));
@@ -386,25 +393,27 @@ impl Client {
         if !again {
             return self.finish(number, Outcome::Refused(code), done);
         }
+        let sent = waiting.sent;
         if let Some(timeout) = waiting.timeout.take() {
             self.in_flight.remove(&(timeout, number));
             self.queue.insert((waiting.submitted, number));
         }
         if matches!(code, ErrorCode::Busy | ErrorCode::Draining) {
             self.counters.busy += 1;
-            self.slow_down(Duration::from_millis(retry_after_ms.into()));
+            self.slow_down(sent, Duration::from_millis(retry_after_ms.into()));
         }
     }
 
-    /// Waits at least twice as long between two requests from now on, so that many clients do not keep the service from its
-    /// work. The whole connection does, not one text: with a long queue each text would find its own moment to ask.
-    fn slow_down(&mut self, retry_after: Duration) {
+    /// Waits twice as long between two requests from now on, so that many clients do not keep the service from its work. The
+    /// whole connection does, not one text: with a long queue each text would find its own moment to ask.
+    fn slow_down(&mut self, sent: Instant, retry_after: Duration) {
         let now = Instant::now();
-        // What was on its way when the service first said so is refused too, and says nothing new.
-        if now >= self.resume || self.pace.is_zero() {
+        // What was on its way when the service last said so says nothing new.
+        if sent >= self.slowed {
             self.pace = (self.pace * 2).max(retry_after).min(MAX_PACE);
-            self.resume = now + self.pace;
+            self.slowed = now;
         }
+        self.resume = now + self.pace;
     }
 
     fn finish_if_whole(&mut self, number: u32, done: &mut impl FnMut(u32, Outcome)) {
