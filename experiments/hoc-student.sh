@@ -18,8 +18,8 @@ export PATH=$PWD/target/release:$PATH
 
 kdh-train weights fetch student
 kdh-train import hoc "$corpus" --split experiments/hoc-split.json data/hoc
-# Two teachers whose mean logits teach: the fine-tuned MPNet of hoc-teacher.sh (its logits are in the repository) and the linear
-# baseline. 800 abstracts of another corpus, unlabelled, are imitated too.
+# Three teachers whose mean logits teach: the two fine-tuned MPNets of hoc-teacher.sh (their logits are in the repository) and
+# the linear baseline. 800 abstracts of another corpus, unlabelled, are imitated too.
 experiments/hoc-transfer.py ../shared/data/cei - data/cei.jsonl 10000
 kdh-train baseline --train data/hoc/train.jsonl --labels experiments/hoc-labels.json \
   --transfer data/cei.jsonl --logits runs/linear-cei.jsonl data/hoc/dev.jsonl
@@ -28,7 +28,8 @@ kdh-train baseline --train data/hoc/train.jsonl --labels experiments/hoc-labels.
   --transfer data/hoc/dev.jsonl --transfer data/cei-transfer.jsonl --logits runs/linear.jsonl data/hoc/dev.jsonl
 # alpha to temperature: the best of the swarm's first twelve evaluations, rounded (experiments/hoc-swarm.json).
 kdh-train distill --weights third_party/weights/all-MiniLM-L6-v2 \
-  --teacher-logits experiments/hoc-teacher-logits.jsonl --teacher-logits runs/linear.jsonl \
+  --teacher-logits experiments/hoc-teacher-upper-logits.jsonl --teacher-logits experiments/hoc-teacher-whole-logits.jsonl \
+  --teacher-logits runs/linear.jsonl \
   --transfer data/cei-transfer.jsonl \
   --train data/hoc/train.jsonl --dev data/hoc/dev.jsonl --labels experiments/hoc-labels.json --out $run \
   --boundaries corpus --max-tokens 512 --imitation-epochs 4 --epochs 5 --patience 5 --select micro-auprc --seed 1 \
