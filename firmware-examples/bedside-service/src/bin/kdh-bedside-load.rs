@@ -308,13 +308,16 @@ fn overload(daemon: &Daemon, cases: &Arc<Vec<Case>>, rate: f64, duration: Durati
                 arrival += interval;
                 part.arriving = arrival - start;
             }
-            client.step(
-                arrival.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)),
-                |number, outcome| {
-                    answered = Instant::now();
-                    part.record(&cases[case(number)], &outcome);
-                },
-            );
+            // When all has arrived there is nothing to wait for but answers.
+            let wait = if part.arriving < duration {
+                arrival.saturating_duration_since(Instant::now()).min(Duration::from_millis(20))
+            } else {
+                Duration::from_millis(20)
+            };
+            client.step(wait, |number, outcome| {
+                answered = Instant::now();
+                part.record(&cases[case(number)], &outcome);
+            });
         }
         part.lost = client.waiting() as u64;
         part.answering = start.elapsed();
