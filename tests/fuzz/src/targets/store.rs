@@ -62,7 +62,7 @@ impl Device {
         let mut known = Known::default();
         let (mut faults, mut steps) = (0, 0_usize);
         // Each round is a life between two power cuts.
-        let mut script = input.iter().copied().take(32);
+        let mut script = input.iter().copied().take(48);
         let mut fault = None;
         loop {
             let cut = matches!(fault, Some((_, Fault::PowerCut)));
@@ -94,7 +94,7 @@ impl Device {
                 choice = choice.wrapping_mul(31).wrapping_add(usize::from(script.next().unwrap_or_default()));
                 choice % end
             });
-            self.check(&image, &mut known, next.is_none());
+            self.check(&image, &mut known);
             match next {
                 Some(next) => fault = next,
                 None => break,
@@ -135,8 +135,8 @@ impl Device {
         }
     }
 
-    /// What must hold whenever the power comes back, and the last time that a device can be updated still.
-    fn check(&self, image: &Image, known: &mut Known, last: bool) {
+    /// What must hold whenever the power comes back.
+    fn check(&self, image: &Image, known: &mut Known) {
         let disk = Disk::new(image, None);
         let store = Store::new(&disk);
         let status = store.status().unwrap_or_else(|error| panic!("the state is lost: {error}"));
@@ -151,9 +151,7 @@ impl Device {
             Err(StoreError::Empty) => assert!(!known.installed, "the device has lost its model"),
             Err(error) => panic!("the device does not start: {error}"),
         }
-        if !last {
-            return;
-        }
+        // And the next update works.
         let newest = self.releases.len() - 1;
         store.install(&self.releases[newest], &self.options).unwrap_or_else(|error| panic!("it is stuck: {error}"));
         let started = store.start(&self.options).unwrap_or_else(|error| panic!("the update does not start: {error}"));
