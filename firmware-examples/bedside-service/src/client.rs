@@ -220,13 +220,15 @@ impl Client {
 
     fn exchange(&mut self, timeout: Duration, done: &mut impl FnMut(u32, Outcome)) -> io::Result<()> {
         self.fill();
-        let now = Instant::now();
+        let unsent = self.written < self.unsent.len();
         let next = if self.max_outstanding == 0 { Some(self.hello_due) } else { self.next().map(|(due, _)| due) };
-        let wait = next.map_or(timeout, |due| due.saturating_duration_since(now).min(timeout));
+        // Until the line takes what is encoded nothing else is sent, however long it has been due.
+        let next = next.filter(|_| !unsent);
+        let wait = next.map_or(timeout, |due| due.saturating_duration_since(Instant::now()).min(timeout));
         let Some(line) = &self.line else { return Ok(()) };
-        line.ready(self.written < self.unsent.len(), wait)?;
+        line.ready(unsent, wait)?;
         let mut sent = Ok(());
-        if self.written < self.unsent.len() {
+        if unsent {
             match line.write_some(&self.unsent[self.written..]) {
                 Ok(len) => self.written += len,
                 // Answers may still be there to be read.
@@ -446,4 +448,48 @@ pub fn random_session() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds its hash maps from the system's random numbers.
     std::hash::RandomState::new().build_hasher().finish() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kdh_runtime::format::wire::Welcome;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    /// A service that welcomes the client and then reads nothing: what is due must wait for the line, not spin beside it.
+    #[test]
+    fn waits_while_the_line_is_full() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut line = Some(Line::socket(near).unwrap());
+        let mut client = Client::new(7, move || line.take().ok_or_else(|| io::ErrorKind::ConnectionRefused.into()));
+        let welcome = Frame::Welcome(Welcome {
+            version: wire::VERSION,
+            session: 7,
+            max_text_len: 1 << 16,
+            max_outstanding: 100,
+            labels: 2,
+            model: "m",
+            model_version: "1",
+        });
+        let mut buffer = [0; MAX_FRAME_LEN];
+        far.write_all(welcome.encode(&mut buffer).unwrap()).unwrap();
+        let text: Arc<str> = "a".repeat(60_000).into();
+        for number in 0..50 {
+            client.submit(number, text.clone());
+        }
+        // Until the line is full.
+        let start = Instant::now();
+        while client.counters().sent < 2 || client.written == 0 || client.written == client.unsent.len() {
+            client.step(Duration::from_millis(1), |_, _| ());
+            assert!(start.elapsed() < Duration::from_secs(10), "the line takes three megabytes");
+        }
+        for _ in 0..20 {
+            client.step(Duration::from_millis(1), |_, _| ());
+        }
+        assert!(client.written < client.unsent.len() && client.counters().sent < 50);
+        let start = Instant::now();
+        (0..3).for_each(|_| client.step(Duration::from_millis(50), |_, _| ()));
+        assert!(start.elapsed() >= Duration::from_millis(150), "three waits took {:?}", start.elapsed());
+    }
 }

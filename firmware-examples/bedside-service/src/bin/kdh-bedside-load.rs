@@ -274,7 +274,7 @@ impl std::fmt::Display for Part {
 fn one_after_the_other(daemon: &Daemon, cases: &Arc<Vec<Case>>, texts: usize) -> Part {
     // Every slot at once, with the longest text: all memory has been touched then.
     measured(daemon, 4, Duration::from_secs(10), |_, client, part, done| {
-        closed_loop(client, cases, part, 16, |_| cases.len() - 1);
+        closed_loop(client, cases, part, 4, |_| cases.len() - 1);
         done();
         part.texts = 0;
     });
