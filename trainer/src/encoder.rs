@@ -362,6 +362,19 @@ impl Layer {
 }
 
 impl Precision {
+    /// The faster one on this machine: [`Precision::Bf16`] where its processor multiplies bfloat16 or CUDA is there.
+    ///
+    /// Elsewhere libtorch multiplies bfloat16 one by one, many times slower than f32.
+    pub fn fastest() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let native = std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(target_arch = "aarch64")]
+        let native = std::arch::is_aarch64_feature_detected!("bf16");
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let native = false;
+        if native || tch::Cuda::is_available() { Self::Bf16 } else { Self::F32 }
+    }
+
     fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,

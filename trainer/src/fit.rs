@@ -80,8 +80,8 @@ pub struct FitOptions {
     /// Whose sentence boundaries to train and evaluate with.
     #[arg(long, value_enum, default_value_t = Boundaries::Corpus)]
     pub boundaries: Boundaries,
-    /// Arithmetic of the linear layers.
-    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    /// Arithmetic of the linear layers; bf16 needs a processor that multiplies it, as the default looks.
+    #[arg(long, value_enum, default_value_t = Precision::fastest())]
     pub precision: Precision,
     /// Seed of the order of the data and of dropout.
     #[arg(long, default_value_t = 1)]

@@ -33,8 +33,8 @@ pub(crate) struct Predict {
     /// Whose sentence boundaries to use: those that students will be trained with.
     #[arg(long, value_enum, default_value_t = Boundaries::Corpus)]
     boundaries: Boundaries,
-    /// Arithmetic of the linear layers.
-    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    /// Arithmetic of the linear layers; bf16 needs a processor that multiplies it, as the default looks.
+    #[arg(long, value_enum, default_value_t = Precision::fastest())]
     precision: Precision,
     /// Documents a pass.
     #[arg(long, default_value_t = 16)]
