@@ -431,8 +431,8 @@ impl Client {
                 Some(timeout) => self.in_flight.remove(&(timeout, number)),
                 None => self.queue.remove(&(waiting.submitted, number)),
             };
-            // An answer is room: three of four, so that about a third of the requests are refused when there is more than the
-            // service can do. It always has the next text then.
+            // An answer is room: three of four, so that a quarter to a third of the requests are refused when there is more
+            // than the service can do. It always has the next text then.
             self.pace = self.pace * 3 / 4;
             if self.pace < MIN_PACE {
                 self.pace = Duration::ZERO;
