@@ -6,6 +6,7 @@
 # CORPUS is the corpus in its published layout (text/ and labels/). Everything goes to runs/hoc-student; the bundle ends
 # as models/default.kdh. An hour and a quarter of one core; the corpora lie in ../shared/data. A killed run goes on when the
 # script is started again.
+# It was run in bfloat16, the default where the processor multiplies it; elsewhere f32 is, with other last digits.
 set -euo pipefail
 corpus=$(realpath "${1:?give the folder of the Hallmarks of Cancer corpus (with text/ and labels/)}")
 cd "$(dirname "$0")/.."

@@ -7,6 +7,7 @@
 # CORPUS is the corpus in its published layout (text/ and labels/). About an hour and a half of one core for the first
 # teacher, two and a half for the second; they go to runs/hoc-teacher-*. The logits hold document ids and no text. A killed
 # run goes on when the script is started again.
+# It was run in bfloat16, the default where the processor multiplies it; elsewhere f32 is, with other last digits.
 set -euo pipefail
 corpus=$(realpath "${1:?give the folder of the Hallmarks of Cancer corpus (with text/ and labels/)}")
 cd "$(dirname "$0")/.."

@@ -7,7 +7,6 @@ mod bundles;
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
-    use std::time::{Duration, Instant};
 
     use kdh_runtime::engine::{Engine, EngineChoice, EngineError, Shape};
     use kdh_runtime::format::{BundleWriter, SectionKind};
@@ -105,10 +104,8 @@ mod tests {
         let documents = dataset::read(root().join("../shared/data/hoc/dev.jsonl")).unwrap();
         let (mut arena_scratch, mut tract_scratch) = (arena.scratch(), tract.scratch());
         let (mut largest, mut sum, mut logits, mut flips) = (0_f32, 0_f64, 0, 0);
-        // tract multiplies int8 a hundred times slower where the processor has no instruction for it: some documents do there.
-        let start = Instant::now();
-        tract.label(&mut tract_scratch, &documents[0].text).unwrap();
-        let every = if start.elapsed() > Duration::from_secs(1) { 8 } else { 1 };
+        // tract multiplies int8 forty times slower where the processor has no instruction for it: every eighth document does.
+        let every = if matches!(Kernels::detect(), Kernels::Avx2 | Kernels::Portable) { 8 } else { 1 };
         for document in documents.iter().step_by(every) {
             let found = arena.label(&mut arena_scratch, &document.text).unwrap();
             let expected = tract.label(&mut tract_scratch, &document.text).unwrap();
@@ -127,8 +124,7 @@ mod tests {
             sum / f64::from(logits)
         );
         assert!(largest <= tolerance, "{largest}");
-        let allowed = (0.005 * f64::from(logits)).max(2.0);
-        assert!(f64::from(flips) <= allowed, "{flips} of {logits} decisions differ");
+        assert!(f64::from(flips) <= 0.005 * f64::from(logits), "{flips} of {logits} decisions differ");
     }
 
     /// Verifies: R-006

@@ -221,9 +221,12 @@ impl Client {
     fn exchange(&mut self, timeout: Duration, done: &mut impl FnMut(u32, Outcome)) -> io::Result<()> {
         self.fill();
         let unsent = self.written < self.unsent.len();
-        let next = if self.max_outstanding == 0 { Some(self.hello_due) } else { self.next().map(|(due, _)| due) };
-        // Until the line takes what is encoded nothing else is sent, however long it has been due.
-        let next = next.filter(|_| !unsent);
+        let next = match self.max_outstanding {
+            // Until the line takes what is encoded nothing else is sent, however long it has been due.
+            _ if unsent => None,
+            0 => Some(self.hello_due),
+            _ => self.next().map(|(due, _)| due),
+        };
         let wait = next.map_or(timeout, |due| due.saturating_duration_since(Instant::now()).min(timeout));
         let Some(line) = &self.line else { return Ok(()) };
         line.ready(unsent, wait)?;

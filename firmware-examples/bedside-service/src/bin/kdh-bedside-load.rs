@@ -308,12 +308,11 @@ fn overload(daemon: &Daemon, cases: &Arc<Vec<Case>>, rate: f64, duration: Durati
                 arrival += interval;
                 part.arriving = arrival - start;
             }
+            let mut wait = Duration::from_millis(20);
             // When all has arrived there is nothing to wait for but answers.
-            let wait = if part.arriving < duration {
-                arrival.saturating_duration_since(Instant::now()).min(Duration::from_millis(20))
-            } else {
-                Duration::from_millis(20)
-            };
+            if part.arriving < duration {
+                wait = wait.min(arrival.saturating_duration_since(Instant::now()));
+            }
             client.step(wait, |number, outcome| {
                 answered = Instant::now();
                 part.record(&cases[case(number)], &outcome);
