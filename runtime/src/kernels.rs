@@ -37,6 +37,8 @@ pub enum Kernels {
     Portable,
     /// x86-64 with AVX2 and FMA.
     Avx2,
+    /// x86-64 with AVX2, FMA and AVX-VNNI, such as Alder Lake-N.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512Vnni,
     /// Every aarch64 processor, such as Cortex-A53 and A72.
@@ -49,8 +51,8 @@ pub enum Kernels {
 
 impl Kernels {
     /// All families, the fastest first.
-    pub const ALL: [Self; 6] =
-        [Self::Avx512Vnni, Self::Avx2, Self::NeonI8mm, Self::NeonDotprod, Self::Neon, Self::Portable];
+    pub const ALL: [Self; 7] =
+        [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::NeonI8mm, Self::NeonDotprod, Self::Neon, Self::Portable];
 
     /// The fastest family that this processor has.
     pub fn detect() -> Self {
@@ -67,6 +69,7 @@ impl Kernels {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Neon => "neon",
             Self::NeonDotprod => "neon-dotprod",
@@ -80,6 +83,8 @@ impl Kernels {
             Self::Portable => Some(task.run(portable::Portable)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => x86_64::Avx2::detect().map(|family| task.run(family)),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => x86_64::AvxVnni::detect().map(|family| task.run(family)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => x86_64::Avx512Vnni::detect().map(|family| task.run(family)),
             #[cfg(target_arch = "aarch64")]

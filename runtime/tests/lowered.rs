@@ -105,7 +105,8 @@ mod tests {
         let (mut arena_scratch, mut tract_scratch) = (arena.scratch(), tract.scratch());
         let (mut largest, mut sum, mut logits, mut flips) = (0_f32, 0_f64, 0, 0);
         // tract multiplies int8 forty times slower where the processor has no instruction for it: every eighth document does.
-        let every = if matches!(Kernels::detect(), Kernels::Avx2 | Kernels::Portable) { 8 } else { 1 };
+        let every =
+            if matches!(Kernels::detect(), Kernels::AvxVnni | Kernels::Avx2 | Kernels::Portable) { 8 } else { 1 };
         for document in documents.iter().step_by(every) {
             let found = arena.label(&mut arena_scratch, &document.text).unwrap();
             let expected = tract.label(&mut tract_scratch, &document.text).unwrap();

@@ -23,29 +23,46 @@ pub(super) trait IntegerTiles {
 
     /// `to = (f32(start + sum of left * right) * row scale) * scale + bias` for some rows and one or two panels. Of two planes of
     /// the left matrix, the first counts 64 times.
-    unsafe fn multiply(tile: &IntegerTile, rows: usize, panels: usize);
+    unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, panels: usize);
 
     /// As [`multiply`](Self::multiply), of any number of panels, for a product of little depth and without a bias (0 is added or
     /// is not).
     #[inline(always)]
-    unsafe fn multiply_shallow(tile: &IntegerTile, rows: usize, panels: usize) {
+    unsafe fn multiply_shallow(tile: &IntegerTile<'_>, rows: usize, panels: usize) {
         for panel in (0..panels).step_by(Self::PANELS) {
             // SAFETY: as this function's.
             unsafe { Self::multiply(&tile.at_panel(panel), rows, Self::PANELS.min(panels - panel)) };
         }
     }
 
-    /// What the 16 columns of a panel start from, so that nothing is left of what [`Lanes::OFFSET`] adds.
+    /// What the 16 columns of a panel start from, so that nothing is left of what the family's way to multiply adds.
     #[inline(always)]
     unsafe fn starts(_: *const i8, _: usize, to: *mut i32) {
         const { assert!(Self::Lanes::OFFSET == 0, "an offset must be taken off") };
         // SAFETY: the caller vouches for 16 integers.
         unsafe { to.write_bytes(0, 16) };
     }
+
+    /// As [`starts`](Self::starts), of a panel of weights, whose columns have these sums; and its narrow pairs, if the family
+    /// asks for them.
+    #[inline(always)]
+    unsafe fn look_at(_: *const i8, _: usize, sums: *const i32, to: *mut i32, _: &mut Narrow) {
+        // SAFETY: the caller vouches for 16 integers.
+        unsafe {
+            for column in 0..16 {
+                // A damaged program may hold any sum.
+                to.add(column).write((*sums.add(column)).wrapping_mul(-i32::from(Self::Lanes::OFFSET)));
+            }
+        }
+    }
 }
 
+/// Pairs of quads of a panel whose products a family may add in 16 bits, for any input: bit `pair % 64` of word `pair / 64`.
+/// There may be pairs without a bit.
+pub(super) type Narrow = [u64; 16];
+
 /// Where a tile of an int8 product comes from and goes to.
-pub(super) struct IntegerTile {
+pub(super) struct IntegerTile<'a> {
     /// Rows in the byte form that the family multiplies, of at least `4 * quads` bytes, padded to a multiple of 16.
     pub(super) left: *const u8,
     pub(super) left_stride: usize,
@@ -64,9 +81,11 @@ pub(super) struct IntegerTile {
     pub(super) bias: *const f32,
     pub(super) to: *mut f32,
     pub(super) to_stride: usize,
+    /// Of the first panel.
+    pub(super) narrow: &'a Narrow,
 }
 
-impl IntegerTile {
+impl IntegerTile<'_> {
     /// The tile some panels further on; its bias stays.
     #[inline(always)]
     pub(super) unsafe fn at_panel(&self, panel: usize) -> Self {
@@ -92,16 +111,16 @@ pub(super) unsafe fn linear<T: IntegerTiles>(
     output: FloatsMut<'_>,
 ) {
     let (quads, panels) = (linear.inputs.div_ceil(4), linear.outputs.div_ceil(16));
+    let mut narrow = [0; 16];
     let mut panel = 0;
     while panel < panels {
         let wide = T::PANELS.min(panels - panel);
         // SAFETY: panels and rows are inside their buffers.
         unsafe {
             let mut start = [0; 32];
-            for (at, start) in start.iter_mut().enumerate().take(wide * 16) {
-                // A damaged program may hold any sum.
-                let sum = *linear.sums.as_ptr().add(panel * 16 + at);
-                *start = sum.wrapping_mul(-i32::from(T::Lanes::OFFSET));
+            for at in 0..wide {
+                let (from, sums) = (linear.panels.as_ptr().add((panel + at) * quads * 64), linear.sums.as_ptr());
+                T::look_at(from, quads, sums.add((panel + at) * 16), start.as_mut_ptr().add(at * 16), &mut narrow);
             }
             for (first, rows) in tiles(input.rows, T::ROWS) {
                 let tile = IntegerTile {
@@ -118,6 +137,7 @@ pub(super) unsafe fn linear<T: IntegerTiles>(
                     bias: linear.bias.as_ptr().add(panel * 16),
                     to: output.values.as_mut_ptr().add(first * output.stride + panel * 16),
                     to_stride: output.stride,
+                    narrow: &narrow,
                 };
                 T::multiply(&tile, rows, wide);
                 if gelu {

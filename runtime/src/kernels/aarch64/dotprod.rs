@@ -10,7 +10,7 @@ use core::arch::asm;
 use super::neon::{self, Quad, Sums};
 use crate::kernels::attention;
 use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
 };
 use crate::kernels::floats;
 use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
@@ -26,7 +26,7 @@ impl NeonDotprod {
     }
 }
 
-neon::neon_family!(NeonDotprod);
+kernels_of!(NeonDotprod, Quad);
 
 // SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
 impl IntegerTiles for NeonDotprod {
@@ -35,7 +35,7 @@ impl IntegerTiles for NeonDotprod {
     const ROWS: usize = neon::ROWS;
     const PANELS: usize = 1;
 
-    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+    unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, _: usize) {
         // SAFETY: as this function's.
         unsafe {
             let mut sums = [[vdupq_n_s32(0); 4]; neon::ROWS];
@@ -49,7 +49,7 @@ impl IntegerTiles for NeonDotprod {
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn product(tile: &IntegerTile, left: *const i8, rows: usize, sums: &mut Sums) {
+unsafe fn product(tile: &IntegerTile<'_>, left: *const i8, rows: usize, sums: &mut Sums) {
     // SAFETY: as this function's.
     unsafe {
         match rows {
@@ -64,7 +64,7 @@ unsafe fn product(tile: &IntegerTile, left: *const i8, rows: usize, sums: &mut S
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn product_of<const ROWS: usize>(tile: &IntegerTile, left: *const i8, sums: &mut Sums) {
+unsafe fn product_of<const ROWS: usize>(tile: &IntegerTile<'_>, left: *const i8, sums: &mut Sums) {
     // SAFETY: rows, padded to a multiple of 16 bytes, and panel are inside their buffers.
     unsafe {
         let mut own = [[vdupq_n_s32(0); 4]; ROWS];

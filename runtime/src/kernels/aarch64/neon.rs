@@ -8,7 +8,7 @@ use core::arch::aarch64::*;
 
 use crate::kernels::attention;
 use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
 };
 use crate::kernels::floats::{self, Columns, Finish, Tile};
 use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
@@ -27,67 +27,7 @@ impl Neon {
 }
 
 // NEON is part of the target, so that nothing but the int8 products has to be compiled apart.
-macro_rules! neon_family {
-    ($family:ident) => {
-        impl Family for $family {
-            fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-                // SAFETY: the buffers hold what is read and written.
-                family::quantize_fits(&input, &output).then(|| unsafe { floats::quantize::<Quad>(input, output) })
-            }
-
-            fn linear_i8(
-                self,
-                input: Integers<'_>,
-                linear: &LinearI8<'_>,
-                gelu: bool,
-                output: FloatsMut<'_>,
-            ) -> Option<()> {
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::linear_i8_fits(&input, linear, &output)
-                    .then(|| unsafe { integers::linear::<Self>(input, linear, gelu, output) })
-            }
-
-            fn linear_f32(
-                self,
-                input: Floats<'_>,
-                linear: &LinearF32<'_>,
-                gelu: bool,
-                output: FloatsMut<'_>,
-            ) -> Option<()> {
-                // SAFETY: the buffers hold what is read and written.
-                family::linear_f32_fits(&input, linear, &output)
-                    .then(|| unsafe { floats::linear::<Quad>(input, linear, gelu, output) })
-            }
-
-            fn norm(
-                self,
-                input: FloatsMut<'_>,
-                residual: Option<Floats<'_>>,
-                norm: &NormView<'_>,
-                output: FloatsMut<'_>,
-            ) -> Option<()> {
-                // SAFETY: the buffers hold what is read and written.
-                family::norm_fits(&input, residual.as_ref(), norm, &output)
-                    .then(|| unsafe { floats::norm::<Quad>(input, residual, norm, output) })
-            }
-
-            fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-                // SAFETY: the buffers hold what is read and written.
-                family::attention_f32_fits(&attention, work, &output)
-                    .then(|| unsafe { floats::attention::<Quad>(&attention, work, output) })
-            }
-
-            fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::attention_i8_fits(&attention, work, &output)
-                    .then(|| unsafe { attention::attention::<Self>(&attention, work, output) })
-            }
-        }
-    };
-}
-pub(super) use neon_family;
-
-neon_family!(Neon);
+kernels_of!(Neon, Quad);
 
 // SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
 impl IntegerTiles for Neon {
@@ -96,7 +36,7 @@ impl IntegerTiles for Neon {
     const ROWS: usize = 2;
     const PANELS: usize = 1;
 
-    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+    unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, _: usize) {
         // SAFETY: as this function's.
         unsafe {
             let mut sums = [[vdupq_n_s32(0); 4]; ROWS];
@@ -132,7 +72,7 @@ pub(super) unsafe fn shift(sums: &mut Sums) {
 
 /// Adds what the sums start from, scales them and stores them.
 #[inline(always)]
-pub(super) unsafe fn finish(tile: &IntegerTile, rows: usize, sums: &Sums) {
+pub(super) unsafe fn finish(tile: &IntegerTile<'_>, rows: usize, sums: &Sums) {
     // SAFETY: rows, panel and output are inside their buffers.
     unsafe {
         for row in 0..rows.min(ROWS) {
@@ -150,7 +90,7 @@ pub(super) unsafe fn finish(tile: &IntegerTile, rows: usize, sums: &Sums) {
 }
 
 #[inline(always)]
-unsafe fn product_of<const ROWS: usize>(tile: &IntegerTile, left: *const i8, sums: &mut Sums) {
+unsafe fn product_of<const ROWS: usize>(tile: &IntegerTile<'_>, left: *const i8, sums: &mut Sums) {
     // SAFETY: rows and panel are inside their buffers.
     unsafe {
         // Two outputs a register, of each the even and the odd pair of inputs.

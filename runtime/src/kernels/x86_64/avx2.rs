@@ -1,20 +1,20 @@
-//! AVX2 and FMA: 16 lanes are two registers.
+//! AVX2 and FMA.
 
 #![expect(unsafe_code, reason = "instructions of one processor family")]
 #![allow(clippy::needless_range_loop, reason = "rows and panels number registers and memory alike")]
 
 use core::arch::x86_64::*;
 
+use super::pair::Pair;
 use crate::kernels::attention;
 use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
 };
-use crate::kernels::floats::{self, Columns, Finish, Tile};
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
-use crate::kernels::lanes::Lanes;
+use crate::kernels::floats;
+use crate::kernels::integers::{self, IntegerTile, IntegerTiles, Narrow};
 
-/// AVX2 and FMA. Inputs are signed bytes; a product is that of the input's magnitude with the weight under the input's sign,
-/// so that no pair of products exceeds 16 bits: `2 * 127 * 127 < 2^15`.
+/// AVX2 and FMA. Inputs are signed bytes, taken under the sign of the weight (from -128 to 127) and multiplied with its magnitude
+/// (at most 128). Two products fit 16 bits, from `-2 * 128 * 128` on; four do where the magnitudes are small, as most are.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Avx2(());
 
@@ -25,133 +25,113 @@ impl Avx2 {
     }
 }
 
-impl Family for Avx2 {
-    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::quantize_fits(&input, &output).then(|| unsafe { quantize(input, output) })
-    }
-
-    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::linear_i8_fits(&input, linear, &output).then(|| unsafe { linear_i8(input, linear, gelu, output) })
-    }
-
-    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::linear_f32_fits(&input, linear, &output).then(|| unsafe { linear_f32(input, linear, gelu, output) })
-    }
-
-    fn norm(
-        self,
-        input: FloatsMut<'_>,
-        residual: Option<Floats<'_>>,
-        norm: &NormView<'_>,
-        output: FloatsMut<'_>,
-    ) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::norm_fits(&input, residual.as_ref(), norm, &output)
-            .then(|| unsafe { self::norm(input, residual, norm, output) })
-    }
-
-    fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::attention_f32_fits(&attention, work, &output)
-            .then(|| unsafe { attention_f32(&attention, work, output) })
-    }
-
-    fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::attention_i8_fits(&attention, work, &output).then(|| unsafe { attention_i8(&attention, work, output) })
-    }
-}
-
-/// Sixteen lanes.
-#[derive(Clone, Copy)]
-pub(in crate::kernels) struct Pair(__m256, __m256);
-
-// SAFETY of all functions below: the instructions are there, and the buffers hold what their sizes say.
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn quantize(input: Floats<'_>, output: IntegersMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::quantize::<Pair>(input, output) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn linear_f32(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::linear::<Pair>(input, linear, gelu, output) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn norm(input: FloatsMut<'_>, residual: Option<Floats<'_>>, norm: &NormView<'_>, output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::norm::<Pair>(input, residual, norm, output) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn attention_f32(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::attention::<Pair>(attention, work, output) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn linear_i8(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { integers::linear::<Avx2>(input, linear, gelu, output) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn attention_i8(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { attention::attention::<Avx2>(attention, work, output) }
-}
+kernels_of!(Avx2, Pair<0>, "avx2,fma");
 
 // SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
 impl IntegerTiles for Avx2 {
-    type Lanes = Pair;
+    type Lanes = Pair<0>;
 
-    // 4 rows of 16 outputs are 8 of 16 registers.
-    const ROWS: usize = 4;
+    // Half a panel at a time: 8 rows of 8 outputs are 8 of 16 registers.
+    const ROWS: usize = 8;
     const PANELS: usize = 1;
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn multiply(tile: &IntegerTile, rows: usize, _: usize) {
+    unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, _: usize) {
         // SAFETY: as this function's.
         unsafe {
             match rows {
                 1 => product::<1>(tile),
                 2 => product::<2>(tile),
                 3 => product::<3>(tile),
-                _ => product::<4>(tile),
+                4 => product::<4>(tile),
+                5 => product::<5>(tile),
+                6 => product::<6>(tile),
+                7 => product::<7>(tile),
+                _ => product::<8>(tile),
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn starts(panel: *const i8, quads: usize, to: *mut i32) {
+        // SAFETY: the panel has its quads, `to` 16 integers.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let to = to.cast::<__m256i>();
+            for half in 0..2 {
+                let mut negative = _mm256_setzero_si256();
+                for quad in 0..quads {
+                    let (magnitude, sign) = magnitude(panel.add(quad * 64 + half * 32));
+                    let pairs = _mm256_maddubs_epi16(magnitude, sign);
+                    negative = _mm256_sub_epi32(negative, _mm256_madd_epi16(pairs, ones));
+                }
+                _mm256_storeu_si256(to.add(half), negative);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn look_at(panel: *const i8, quads: usize, sums: *const i32, to: *mut i32, narrow: &mut Narrow) {
+        // SAFETY: the panel has its quads, `sums` and `to` 16 integers, the order all pairs.
+        unsafe {
+            let (bytes, words) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));
+            let most = _mm256_set1_epi16(MOST);
+            *narrow = [0; 16];
+            let mut magnitudes = [_mm256_setzero_si256(); 2];
+            for pair in 0..quads.div_ceil(2) {
+                let from = panel.add(pair * 128);
+                let mut all = [_mm256_setzero_si256(); 2];
+                for half in 0..2 {
+                    let from = from.add(half * 32);
+                    all[half] = _mm256_maddubs_epi16(magnitude(from).0, bytes);
+                    if 2 * pair + 1 < quads {
+                        let second = _mm256_maddubs_epi16(magnitude(from.add(64)).0, bytes);
+                        all[half] = _mm256_add_epi16(all[half], second);
+                    }
+                    magnitudes[half] = _mm256_add_epi32(magnitudes[half], _mm256_madd_epi16(all[half], words));
+                }
+                let over = _mm256_cmpgt_epi16(_mm256_max_epi16(all[0], all[1]), most);
+                if let Some(word) = narrow.get_mut(pair / 64).filter(|_| 2 * pair + 1 < quads) {
+                    *word |= u64::from(_mm256_movemask_epi8(over) == 0) << (pair % 64);
+                }
+            }
+            for half in 0..2 {
+                let sums = _mm256_loadu_si256(sums.cast::<__m256i>().add(half));
+                let twice = _mm256_sub_epi32(magnitudes[half], sums);
+                _mm256_storeu_si256(to.cast::<__m256i>().add(half), _mm256_srai_epi32::<1>(twice));
             }
         }
     }
 }
 
+/// Four magnitudes of at most this sum, times numbers of at most 128, fit 16 bits: `255 * 128 < 2^15`.
+const MOST: i16 = 255;
+
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn product<const ROWS: usize>(tile: &IntegerTile) {
-    // SAFETY: rows, panel and output are inside their buffers.
-    unsafe {
-        let start = tile.start.cast::<__m256i>();
-        let mut sums = [[_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))]; ROWS];
-        if tile.planes == 1 {
-            add_signed(tile, &mut sums);
-        } else {
-            add_six_bits(tile, tile.left, &mut sums);
-            for row in &mut sums {
-                *row = [_mm256_slli_epi32::<6>(row[0]), _mm256_slli_epi32::<6>(row[1])];
+unsafe fn product<const ROWS: usize>(tile: &IntegerTile<'_>) {
+    for half in 0..2 {
+        // SAFETY: rows, panel and output are inside their buffers.
+        unsafe {
+            let mut sums = [_mm256_loadu_si256(tile.start.cast::<__m256i>().add(half)); ROWS];
+            let right = tile.right.add(half * 32);
+            if tile.planes == 1 {
+                add_signed(tile, right, &mut sums);
+            } else {
+                add_six_bits(tile, tile.left, right, &mut sums);
+                for row in &mut sums {
+                    *row = _mm256_slli_epi32::<6>(*row);
+                }
+                add_six_bits(tile, tile.left.add(tile.plane), right, &mut sums);
             }
-            add_six_bits(tile, tile.left.add(tile.plane), &mut sums);
-        }
-        for row in 0..ROWS {
-            let by_row = _mm256_set1_ps(*tile.row_scales.add(row));
-            for half in 0..2 {
-                let scale = _mm256_loadu_ps(tile.scales.add(half * 8));
-                let bias = _mm256_loadu_ps(tile.bias.add(half * 8));
-                let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[row][half]), by_row);
+            let scale = _mm256_loadu_ps(tile.scales.add(half * 8));
+            let bias = _mm256_loadu_ps(tile.bias.add(half * 8));
+            for row in 0..ROWS {
+                let by_row = _mm256_set1_ps(*tile.row_scales.add(row));
+                let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[row]), by_row);
                 let value = _mm256_add_ps(_mm256_mul_ps(value, scale), bias);
                 _mm256_storeu_ps(tile.to.add(row * tile.to_stride + half * 8), value);
             }
@@ -159,272 +139,118 @@ unsafe fn product<const ROWS: usize>(tile: &IntegerTile) {
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_signed<const ROWS: usize>(tile: &IntegerTile, sums: &mut [[__m256i; 2]; ROWS]) {
+/// The input under the sign of the weight, times the weight's magnitude: where the weight is negative, one less than the
+/// negated input, which the start makes up for.
+#[inline(always)]
+unsafe fn add_signed<const ROWS: usize>(tile: &IntegerTile<'_>, right: *const i8, sums: &mut [__m256i; ROWS]) {
+    // SAFETY: rows and panel are inside their buffers.
+    unsafe {
+        let pairs = tile.quads / 2;
+        for (word, &narrow) in tile.narrow.iter().enumerate().take(pairs.div_ceil(64)) {
+            let first = word * 64;
+            let here = u64::MAX >> (64 - (pairs - first).min(64));
+            let mut narrow_pairs = narrow & here;
+            while narrow_pairs != 0 {
+                add_pair(tile, right, 2 * (first + narrow_pairs.trailing_zeros() as usize), sums);
+                narrow_pairs &= narrow_pairs - 1;
+            }
+            let mut others = !narrow & here;
+            while others != 0 {
+                let quad = 2 * (first + others.trailing_zeros() as usize);
+                add_quad(tile, right, quad, sums);
+                add_quad(tile, right, quad + 1, sums);
+                others &= others - 1;
+            }
+        }
+        for quad in 2 * pairs.min(64 * tile.narrow.len())..tile.quads {
+            add_quad(tile, right, quad, sums);
+        }
+    }
+}
+
+/// Two quads that are narrow: one instruction adds the pairs of both.
+#[inline(always)]
+unsafe fn add_pair<const ROWS: usize>(
+    tile: &IntegerTile<'_>,
+    right: *const i8,
+    quad: usize,
+    sums: &mut [__m256i; ROWS],
+) {
     // SAFETY: rows and panel are inside their buffers.
     unsafe {
         let ones = _mm256_set1_epi16(1);
-        for quad in 0..tile.quads {
-            let from = tile.right.add(quad * 64).cast::<__m256i>();
-            let right = [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))];
-            for row in 0..ROWS {
-                let left = tile.left.add(row * tile.left_stride + quad * 4).cast::<i32>().read_unaligned();
-                let left = _mm256_set1_epi32(left);
-                let magnitude = _mm256_abs_epi8(left);
-                for half in 0..2 {
-                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(right[half], left));
-                    sums[row][half] = _mm256_add_epi32(sums[row][half], _mm256_madd_epi16(pairs, ones));
-                }
-            }
+        let (first, first_sign) = magnitude(right.add(quad * 64));
+        let (second, second_sign) = magnitude(right.add(quad * 64 + 64));
+        for row in 0..ROWS {
+            let left = tile.left.add(row * tile.left_stride + quad * 4).cast::<i32>();
+            let a = _mm256_xor_si256(_mm256_set1_epi32(left.read_unaligned()), first_sign);
+            let b = _mm256_xor_si256(_mm256_set1_epi32(left.add(1).read_unaligned()), second_sign);
+            let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, a), _mm256_maddubs_epi16(second, b));
+            sums[row] = _mm256_add_epi32(sums[row], _mm256_madd_epi16(pairs, ones));
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_quad<const ROWS: usize>(
+    tile: &IntegerTile<'_>,
+    right: *const i8,
+    quad: usize,
+    sums: &mut [__m256i; ROWS],
+) {
+    // SAFETY: rows and panel are inside their buffers.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let (magnitude, sign) = magnitude(right.add(quad * 64));
+        for row in 0..ROWS {
+            let left = tile.left.add(row * tile.left_stride + quad * 4).cast::<i32>();
+            let left = _mm256_xor_si256(_mm256_set1_epi32(left.read_unaligned()), sign);
+            let pairs = _mm256_maddubs_epi16(magnitude, left);
+            sums[row] = _mm256_add_epi32(sums[row], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+}
+
+/// Magnitudes, and where the weight is negative.
+#[inline(always)]
+unsafe fn magnitude(right: *const i8) -> (__m256i, __m256i) {
+    // SAFETY: the caller vouches for 32 weights.
+    unsafe {
+        let right = _mm256_loadu_si256(right.cast());
+        (_mm256_abs_epi8(right), _mm256_cmpgt_epi8(_mm256_setzero_si256(), right))
     }
 }
 
 /// Of numbers from 0 to 63, two quads at a time fit 16 bits: `4 * 63 * 127 < 2^15`.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_six_bits<const ROWS: usize>(tile: &IntegerTile, left: *const u8, sums: &mut [[__m256i; 2]; ROWS]) {
+#[inline(always)]
+unsafe fn add_six_bits<const ROWS: usize>(
+    tile: &IntegerTile<'_>,
+    left: *const u8,
+    right: *const i8,
+    sums: &mut [__m256i; ROWS],
+) {
     // SAFETY: rows and panel are inside their buffers.
     unsafe {
         let ones = _mm256_set1_epi16(1);
-        let mut quad = 0;
-        while quad < tile.quads {
-            let next = quad + 1 < tile.quads;
-            let from = tile.right.add(quad * 64).cast::<__m256i>();
-            let mut right = [[_mm256_loadu_si256(from); 2], [_mm256_loadu_si256(from.add(1)); 2]];
-            if next {
-                (right[0][1], right[1][1]) = (_mm256_loadu_si256(from.add(2)), _mm256_loadu_si256(from.add(3)));
-            }
+        for quad in (0..tile.quads / 2).map(|pair| 2 * pair) {
+            let from = right.add(quad * 64).cast::<__m256i>();
+            let right = [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(2))];
             for row in 0..ROWS {
                 let left = left.add(row * tile.left_stride + quad * 4).cast::<i32>();
-                let first = _mm256_set1_epi32(left.read_unaligned());
-                let second =
-                    if next { _mm256_set1_epi32(left.add(1).read_unaligned()) } else { _mm256_setzero_si256() };
-                for half in 0..2 {
-                    let pairs = _mm256_add_epi16(
-                        _mm256_maddubs_epi16(first, right[half][0]),
-                        _mm256_maddubs_epi16(second, right[half][1]),
-                    );
-                    sums[row][half] = _mm256_add_epi32(sums[row][half], _mm256_madd_epi16(pairs, ones));
-                }
+                let a = _mm256_set1_epi32(left.read_unaligned());
+                let b = _mm256_set1_epi32(left.add(1).read_unaligned());
+                let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a, right[0]), _mm256_maddubs_epi16(b, right[1]));
+                sums[row] = _mm256_add_epi32(sums[row], _mm256_madd_epi16(pairs, ones));
             }
-            quad += 2;
+        }
+        if tile.quads % 2 == 1 {
+            let quad = tile.quads - 1;
+            let right = _mm256_loadu_si256(right.add(quad * 64).cast());
+            for row in 0..ROWS {
+                let left = left.add(row * tile.left_stride + quad * 4).cast::<i32>();
+                let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(left.read_unaligned()), right);
+                sums[row] = _mm256_add_epi32(sums[row], _mm256_madd_epi16(pairs, ones));
+            }
         }
     }
-}
-
-/// Lanes 4 apart added, then 2 and 1 apart.
-#[inline(always)]
-pub(super) unsafe fn sum_of_eight(lanes: __m256) -> f32 {
-    unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-    }
-}
-
-#[inline(always)]
-pub(super) unsafe fn largest_of_eight(lanes: __m256) -> f32 {
-    unsafe {
-        let four = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
-        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
-    }
-}
-
-// SAFETY of all blocks: whoever calls has the instructions, and vouches for the pointers, as `Lanes` demands.
-impl Lanes for Pair {
-    const TILE_ROWS: usize = 6;
-    const TILE_PANELS: usize = 1;
-    const OFFSET: u8 = 0;
-
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        unsafe { Self(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe {
-            _mm256_storeu_ps(to, self.0);
-            _mm256_storeu_ps(to.add(8), self.1);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn div(self, other: Self) -> Self {
-        unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(self, by: Self, plus: Self) -> Self {
-        unsafe { Self(_mm256_fmadd_ps(self.0, by.0, plus.0), _mm256_fmadd_ps(self.1, by.1, plus.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn fms(self, by: Self, less: Self) -> Self {
-        unsafe { Self(_mm256_fmsub_ps(self.0, by.0, less.0), _mm256_fmsub_ps(self.1, by.1, less.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn fnma(self, by: Self, from: Self) -> Self {
-        unsafe { Self(_mm256_fnmadd_ps(self.0, by.0, from.0), _mm256_fnmadd_ps(self.1, by.1, from.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        unsafe { Self(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        unsafe {
-            let sign = _mm256_set1_ps(-0.0);
-            Self(_mm256_andnot_ps(sign, self.0), _mm256_andnot_ps(sign, self.1))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn select(mask: Self, this: Self, other: Self) -> Self {
-        unsafe { Self(_mm256_blendv_ps(other.0, this.0, mask.0), _mm256_blendv_ps(other.1, this.1, mask.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn scale(self, exponent: Self) -> Self {
-        unsafe { Self(scale(self.0, exponent.0), scale(self.1, exponent.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_bits(self, other: Self) -> Self {
-        unsafe { Self(add_bits(self.0, other.0), add_bits(self.1, other.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn largest(self) -> f32 {
-        unsafe { largest_of_eight(_mm256_max_ps(self.0, self.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, count: usize) {
-        unsafe {
-            let mask = Self::first(count);
-            _mm256_maskstore_ps(to, _mm256_castps_si256(mask.0), self.0);
-            _mm256_maskstore_ps(to.wrapping_add(8), _mm256_castps_si256(mask.1), self.1);
-        }
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn product<const ROWS: usize, const PANELS: usize>(tile: Tile, columns: Columns, finish: Finish<'_>) {
-        unsafe { floats::product_of::<Self, ROWS, PANELS>(tile, columns, finish) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_integers(self, to: *mut u8) {
-        unsafe {
-            let (low, high) = (_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
-            // Lanes 0-3, 8-11, 4-7, 12-15.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(to.cast(), bytes);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_weights(rows: [Self; 4], upper: *mut u8, lower: *mut u8) {
-        unsafe {
-            let [a, b, c, d] = rows;
-            store_six_bits([a.0, b.0, c.0, d.0], upper, lower);
-            store_six_bits([a.1, b.1, c.1, d.1], upper.add(32), lower.add(32));
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_quads(rows: [Self; 4], to: *mut i8) {
-        unsafe {
-            let [a, b, c, d] = rows;
-            _mm256_storeu_si256(to.cast(), quads([a.0, b.0, c.0, d.0]));
-            _mm256_storeu_si256(to.add(32).cast(), quads([a.1, b.1, c.1, d.1]));
-        }
-    }
-}
-
-/// The upper and the lower six bits of four rows' lowest twelve side by side in the bytes of each lane.
-#[inline(always)]
-unsafe fn store_six_bits(rows: [__m256; 4], upper: *mut u8, lower: *mut u8) {
-    unsafe {
-        let (a, b) = (_mm256_castps_si256(rows[0]), _mm256_castps_si256(rows[1]));
-        let (c, d) = (_mm256_castps_si256(rows[2]), _mm256_castps_si256(rows[3]));
-        // Bits above the twelve are those of `MAGIC`, whose lower half is zero.
-        let even = _mm256_blend_epi16::<0b1010_1010>(a, _mm256_slli_epi32::<16>(c));
-        let odd = _mm256_blend_epi16::<0b1010_1010>(b, _mm256_slli_epi32::<16>(d));
-        _mm256_storeu_si256(lower.cast(), six_bits(even, odd));
-        _mm256_storeu_si256(upper.cast(), six_bits(_mm256_srli_epi16::<6>(even), _mm256_srli_epi16::<6>(odd)));
-    }
-}
-
-/// The lower six bits of words, as even and odd bytes.
-#[inline(always)]
-unsafe fn six_bits(even: __m256i, odd: __m256i) -> __m256i {
-    unsafe {
-        let six = _mm256_set1_epi16(63);
-        _mm256_or_si256(_mm256_and_si256(even, six), _mm256_slli_epi16::<8>(_mm256_and_si256(odd, six)))
-    }
-}
-
-/// The integers of four rows side by side in the bytes of each lane.
-#[inline(always)]
-unsafe fn quads(rows: [__m256; 4]) -> __m256i {
-    unsafe {
-        let (a, b) = (_mm256_cvtps_epi32(rows[0]), _mm256_cvtps_epi32(rows[1]));
-        let (c, d) = (_mm256_cvtps_epi32(rows[2]), _mm256_cvtps_epi32(rows[3]));
-        let byte = _mm256_set1_epi32(255);
-        let low = _mm256_or_si256(_mm256_and_si256(a, byte), _mm256_slli_epi32::<8>(_mm256_and_si256(b, byte)));
-        let high = _mm256_or_si256(_mm256_slli_epi32::<16>(_mm256_and_si256(c, byte)), _mm256_slli_epi32::<24>(d));
-        _mm256_or_si256(low, high)
-    }
-}
-
-#[inline(always)]
-unsafe fn scale(lanes: __m256, exponent: __m256) -> __m256 {
-    unsafe {
-        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponent));
-        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(lanes), exponent))
-    }
-}
-
-#[inline(always)]
-unsafe fn add_bits(a: __m256, b: __m256) -> __m256 {
-    unsafe { _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b))) }
 }

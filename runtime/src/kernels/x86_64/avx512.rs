@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 
 use crate::kernels::attention;
 use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
 };
 use crate::kernels::floats::{self, Columns, Finish, Tile};
 use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
@@ -29,83 +29,7 @@ impl Avx512Vnni {
     }
 }
 
-impl Family for Avx512Vnni {
-    fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::quantize_fits(&input, &output).then(|| unsafe { quantize(input, output) })
-    }
-
-    fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::linear_i8_fits(&input, linear, &output).then(|| unsafe { linear_i8(input, linear, gelu, output) })
-    }
-
-    fn linear_f32(self, input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::linear_f32_fits(&input, linear, &output).then(|| unsafe { linear_f32(input, linear, gelu, output) })
-    }
-
-    fn norm(
-        self,
-        input: FloatsMut<'_>,
-        residual: Option<Floats<'_>>,
-        norm: &NormView<'_>,
-        output: FloatsMut<'_>,
-    ) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::norm_fits(&input, residual.as_ref(), norm, &output)
-            .then(|| unsafe { self::norm(input, residual, norm, output) })
-    }
-
-    fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::attention_f32_fits(&attention, work, &output)
-            .then(|| unsafe { attention_f32(&attention, work, output) })
-    }
-
-    fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-        // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-        family::attention_i8_fits(&attention, work, &output).then(|| unsafe { attention_i8(&attention, work, output) })
-    }
-}
-
-// SAFETY of all functions below: the instructions are there, and the buffers hold what their sizes say.
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn quantize(input: Floats<'_>, output: IntegersMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::quantize::<__m512>(input, output) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn linear_f32(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::linear::<__m512>(input, linear, gelu, output) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn norm(input: FloatsMut<'_>, residual: Option<Floats<'_>>, norm: &NormView<'_>, output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::norm::<__m512>(input, residual, norm, output) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn attention_f32(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { floats::attention::<__m512>(attention, work, output) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn linear_i8(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { integers::linear::<Avx512Vnni>(input, linear, gelu, output) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn attention_i8(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
-    // SAFETY: as this function's.
-    unsafe { attention::attention::<Avx512Vnni>(attention, work, output) }
-}
+kernels_of!(Avx512Vnni, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma");
 
 // SAFETY: whoever calls has the instructions, and vouches for the pointers, as `IntegerTiles` demands.
 impl IntegerTiles for Avx512Vnni {
@@ -116,7 +40,7 @@ impl IntegerTiles for Avx512Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-    unsafe fn multiply(tile: &IntegerTile, rows: usize, panels: usize) {
+    unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, panels: usize) {
         macro_rules! by_rows {
             ($($rows:literal)*) => {
                 match (rows, panels) {
@@ -134,7 +58,7 @@ impl IntegerTiles for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn multiply_shallow(tile: &IntegerTile, rows: usize, panels: usize) {
+    unsafe fn multiply_shallow(tile: &IntegerTile<'_>, rows: usize, panels: usize) {
         // SAFETY: as this function's.
         unsafe {
             match tile.quads {
@@ -165,7 +89,7 @@ impl IntegerTiles for Avx512Vnni {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn product_of<const ROWS: usize, const PANELS: usize>(tile: &IntegerTile) {
+unsafe fn product_of<const ROWS: usize, const PANELS: usize>(tile: &IntegerTile<'_>) {
     // SAFETY: rows, panels and output are inside their buffers.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); PANELS]; ROWS];
@@ -220,7 +144,7 @@ unsafe fn product_of<const ROWS: usize, const PANELS: usize>(tile: &IntegerTile)
 /// Products of the depth `4 * QUADS`: a row at a time, against panels that stay in registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn shallow<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile, rows: usize, panels: usize) {
+unsafe fn shallow<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile<'_>, rows: usize, panels: usize) {
     let mut panel = 0;
     // SAFETY: rows, panels and output are inside their buffers.
     unsafe {
@@ -235,7 +159,7 @@ unsafe fn shallow<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile, r
 }
 
 #[inline(always)]
-unsafe fn shallow_panels<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile, rows: usize) {
+unsafe fn shallow_panels<const QUADS: usize, const PANELS: usize>(tile: &IntegerTile<'_>, rows: usize) {
     // SAFETY: rows, panels and output are inside their buffers.
     unsafe {
         let mut right = [[_mm512_setzero_si512(); QUADS]; PANELS];
@@ -359,14 +283,14 @@ impl Lanes for __m512 {
     unsafe fn sum(self) -> f32 {
         unsafe {
             let half = _mm256_add_ps(_mm512_castps512_ps256(self), _mm512_extractf32x8_ps::<1>(self));
-            super::avx2::sum_of_eight(half)
+            super::pair::sum_of_eight(half)
         }
     }
 
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
         unsafe {
-            super::avx2::largest_of_eight(_mm256_max_ps(
+            super::pair::largest_of_eight(_mm256_max_ps(
                 _mm512_castps512_ps256(self),
                 _mm512_extractf32x8_ps::<1>(self),
             ))
