@@ -82,6 +82,7 @@ pub(super) struct IntegerTile<'a> {
     pub(super) to: *mut f32,
     pub(super) to_stride: usize,
     /// Of the first panel.
+    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "only AVX2 asks"))]
     pub(super) narrow: &'a Narrow,
 }
 

@@ -147,14 +147,14 @@ impl Worker<'_> {
         let mut part = Part::default();
         let trace = self.options.trace.as_ref().map(|folder| folder.join(format!("thread-{}", self.thread)));
         let seeds = corpus.len();
-        let mut input = Vec::new();
+        let (mut input, mut accepted) = (Vec::new(), Vec::new());
         for iteration in 0..iterations {
             if self.given_up.load(Ordering::Relaxed) {
                 break;
             }
             match corpus.get(iteration as usize).filter(|_| iteration < seeds as u64) {
                 Some(seed) => input.clone_from(seed),
-                None => mutator.input(&corpus, &mut input),
+                None => mutator.input(&corpus, &accepted, &mut input),
             }
             if let Some(trace) = &trace {
                 std::fs::write(trace, &input)?;
@@ -174,8 +174,13 @@ impl Worker<'_> {
                     let times = part.outcomes.entry(outcome).or_default();
                     *times += 1;
                     // A few of each kind, so that the corpus grows towards what is rare.
-                    if *times <= 4 && corpus.len() < seeds + MAX_KEPT && iteration >= seeds as u64 {
+                    let seed = iteration < seeds as u64;
+                    let kept = !seed && *times <= 4 && corpus.len() < seeds + MAX_KEPT;
+                    if kept {
                         corpus.push(input.clone());
+                    }
+                    if outcome.accepted && (seed || kept) {
+                        accepted.push(if seed { iteration as usize } else { corpus.len() - 1 });
                     }
                 }
                 Err(place) => {

@@ -50,10 +50,12 @@ impl Mutator {
         (self.next() % end.max(1) as u64) as usize
     }
 
-    /// A mutation of one of `corpus`, which is not empty.
-    pub(crate) fn input(&mut self, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
+    /// A mutation of one of `corpus`, which is not empty: as often of one at these places, where there is one, as of any.
+    pub(crate) fn input(&mut self, corpus: &[Vec<u8>], accepted: &[usize], input: &mut Vec<u8>) {
+        let any = accepted.is_empty() || self.next().is_multiple_of(2);
+        let at = if any { self.below(corpus.len()) } else { accepted[self.below(accepted.len())] };
         input.clear();
-        input.extend_from_slice(&corpus[self.below(corpus.len())]);
+        input.extend_from_slice(&corpus[at]);
         for _ in 0..[1, 1, 1, 1, 2, 2, 4, 8][self.below(8)] {
             self.change(corpus, input);
         }

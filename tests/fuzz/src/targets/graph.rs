@@ -1,11 +1,10 @@
 //! ONNX graphs that are well-formed and wrong.
 
-use kdh_runtime::engine::Shape;
 use prost::Message;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto};
 
-use super::model::open_graph;
+use super::model::{PART, open_graph};
 use super::{Outcome, Target, broken, folder};
 
 pub(super) const GRAPH: Target = Target {
@@ -33,7 +32,7 @@ pub(super) const GRAPH: Target = Target {
             for edit in edits.chunks_exact(4).take(16) {
                 change(&mut model, [edit[0], edit[1], edit[2], edit[3]]);
             }
-            open_graph(&model.encode_to_vec(), Shape { labels: 3, max_sentences: 2, max_tokens: 8, vocabulary: 8 })
+            open_graph(&model.encode_to_vec(), PART)
         })
     },
 };
