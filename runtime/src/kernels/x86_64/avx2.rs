@@ -75,7 +75,7 @@ impl IntegerTiles for Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn look_at(panel: *const i8, quads: usize, sums: *const i32, to: *mut i32, narrow: &mut Narrow) {
-        // SAFETY: the panel has its quads, `sums` and `to` 16 integers, the order all pairs.
+        // SAFETY: the panel has its quads, `sums` and `to` 16 integers.
         unsafe {
             let (bytes, words) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));
             let most = _mm256_set1_epi16(MOST);
