@@ -50,9 +50,10 @@ impl Mutator {
         (self.next() % end.max(1) as u64) as usize
     }
 
-    /// A mutation of one of `corpus`, which is not empty: as often of one at these places, where there is one, as of any.
+    /// A mutation of one of `corpus`, which is not empty: every eighth of one at the places `accepted`, where there is one. What
+    /// was refused is often far from anything that is not.
     pub(crate) fn input(&mut self, corpus: &[Vec<u8>], accepted: &[usize], input: &mut Vec<u8>) {
-        let any = accepted.is_empty() || self.next().is_multiple_of(2);
+        let any = accepted.is_empty() || !self.next().is_multiple_of(8);
         let at = if any { self.below(corpus.len()) } else { accepted[self.below(accepted.len())] };
         input.clear();
         input.extend_from_slice(&corpus[at]);
