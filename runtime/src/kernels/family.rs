@@ -239,100 +239,112 @@ pub(super) fn attention_i8_fits(attention: &Attention<'_>, work: &[f32], output:
 /// Queries whose scores are held at once.
 pub(crate) const QUERIES: usize = 12;
 
-/// Implements [`Family`] with what is written once over lanes and tiles, compiled for the family's instructions where they are not
-/// part of the target.
+/// Implements [`Family`] with what is written once over lanes and tiles, compiled for the family's instructions where they
+/// are not part of the target.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! kernels_of {
     ($family:ident, $lanes:ty $(, $features:literal)?) => {
-        impl Family for $family {
-            fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(input: Floats<'_>, output: IntegersMut<'_>) {
-                    // SAFETY: as this function's.
-                    unsafe { floats::quantize::<$lanes>(input, output) }
-                }
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::quantize_fits(&input, &output).then(|| unsafe { compiled(input, output) })
-            }
+        const _: () = {
+            use crate::kernels::family::{
+                self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView,
+            };
+            use crate::kernels::{attention, floats, integers};
 
-            fn linear_i8(
-                self,
-                input: Integers<'_>,
-                linear: &LinearI8<'_>,
-                gelu: bool,
-                output: FloatsMut<'_>,
-            ) -> Option<()> {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
-                    // SAFETY: as this function's.
-                    unsafe { integers::linear::<$family>(input, linear, gelu, output) }
+            impl Family for $family {
+                fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(input: Floats<'_>, output: IntegersMut<'_>) {
+                        // SAFETY: as this function's.
+                        unsafe { floats::quantize::<$lanes>(input, output) }
+                    }
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    family::quantize_fits(&input, &output).then(|| unsafe { compiled(input, output) })
                 }
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::linear_i8_fits(&input, linear, &output)
-                    .then(|| unsafe { compiled(input, linear, gelu, output) })
-            }
 
-            fn linear_f32(
-                self,
-                input: Floats<'_>,
-                linear: &LinearF32<'_>,
-                gelu: bool,
-                output: FloatsMut<'_>,
-            ) -> Option<()> {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) {
-                    // SAFETY: as this function's.
-                    unsafe { floats::linear::<$lanes>(input, linear, gelu, output) }
+                fn linear_i8(
+                    self,
+                    input: Integers<'_>,
+                    linear: &LinearI8<'_>,
+                    gelu: bool,
+                    output: FloatsMut<'_>,
+                ) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) {
+                        // SAFETY: as this function's.
+                        unsafe { integers::linear::<$family>(input, linear, gelu, output) }
+                    }
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    family::linear_i8_fits(&input, linear, &output)
+                        .then(|| unsafe { compiled(input, linear, gelu, output) })
                 }
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::linear_f32_fits(&input, linear, &output)
-                    .then(|| unsafe { compiled(input, linear, gelu, output) })
-            }
 
-            fn norm(
-                self,
-                input: FloatsMut<'_>,
-                residual: Option<Floats<'_>>,
-                norm: &NormView<'_>,
-                output: FloatsMut<'_>,
-            ) -> Option<()> {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(
+                fn linear_f32(
+                    self,
+                    input: Floats<'_>,
+                    linear: &LinearF32<'_>,
+                    gelu: bool,
+                    output: FloatsMut<'_>,
+                ) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(input: Floats<'_>, linear: &LinearF32<'_>, gelu: bool, output: FloatsMut<'_>) {
+                        // SAFETY: as this function's.
+                        unsafe { floats::linear::<$lanes>(input, linear, gelu, output) }
+                    }
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    family::linear_f32_fits(&input, linear, &output)
+                        .then(|| unsafe { compiled(input, linear, gelu, output) })
+                }
+
+                fn norm(
+                    self,
                     input: FloatsMut<'_>,
                     residual: Option<Floats<'_>>,
                     norm: &NormView<'_>,
                     output: FloatsMut<'_>,
-                ) {
-                    // SAFETY: as this function's.
-                    unsafe { floats::norm::<$lanes>(input, residual, norm, output) }
+                ) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(
+                        input: FloatsMut<'_>,
+                        residual: Option<Floats<'_>>,
+                        norm: &NormView<'_>,
+                        output: FloatsMut<'_>,
+                    ) {
+                        // SAFETY: as this function's.
+                        unsafe { floats::norm::<$lanes>(input, residual, norm, output) }
+                    }
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    family::norm_fits(&input, residual.as_ref(), norm, &output)
+                        .then(|| unsafe { compiled(input, residual, norm, output) })
                 }
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::norm_fits(&input, residual.as_ref(), norm, &output)
-                    .then(|| unsafe { compiled(input, residual, norm, output) })
-            }
 
-            fn attention_f32(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
-                    // SAFETY: as this function's.
-                    unsafe { floats::attention::<$lanes>(attention, work, output) }
+                fn attention_f32(
+                    self,
+                    attention: Attention<'_>,
+                    work: &mut [f32],
+                    output: FloatsMut<'_>,
+                ) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+                        // SAFETY: as this function's.
+                        unsafe { floats::attention::<$lanes>(attention, work, output) }
+                    }
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    family::attention_f32_fits(&attention, work, &output)
+                        .then(|| unsafe { compiled(&attention, work, output) })
                 }
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::attention_f32_fits(&attention, work, &output)
-                    .then(|| unsafe { compiled(&attention, work, output) })
-            }
 
-            fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
-                    // SAFETY: as this function's.
-                    unsafe { attention::attention::<$family>(attention, work, output) }
+                fn attention_i8(self, attention: Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(attention: &Attention<'_>, work: &mut [f32], output: FloatsMut<'_>) {
+                        // SAFETY: as this function's.
+                        unsafe { attention::attention::<$family>(attention, work, output) }
+                    }
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    family::attention_i8_fits(&attention, work, &output)
+                        .then(|| unsafe { compiled(&attention, work, output) })
                 }
-                // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                family::attention_i8_fits(&attention, work, &output)
-                    .then(|| unsafe { compiled(&attention, work, output) })
             }
-        }
+        };
     };
 }
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -57,6 +57,17 @@ pub(super) trait IntegerTiles {
     }
 }
 
+/// Calls what is compiled for this number of rows, which is one of those given.
+macro_rules! by_rows {
+    ($rows:expr, $($number:literal)* => $product:ident $arguments:tt) => {
+        match $rows {
+            $($number => $product::<$number> $arguments,)*
+            _ => {}
+        }
+    };
+}
+pub(super) use by_rows;
+
 /// Pairs of quads of a panel whose products a family may add in 16 bits, for any input: bit `pair % 64` of word `pair / 64`.
 /// There may be pairs without a bit.
 pub(super) type Narrow = [u64; 16];

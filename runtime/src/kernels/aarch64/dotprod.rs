@@ -8,12 +8,8 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::neon::{self, Quad, Sums};
-use crate::kernels::attention;
-use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
-};
-use crate::kernels::floats;
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
+use crate::kernels::family::kernels_of;
+use crate::kernels::integers::{IntegerTile, IntegerTiles, by_rows};
 
 /// NEON and the dot product. Inputs are signed bytes.
 #[derive(Clone, Copy)]
@@ -51,16 +47,7 @@ impl IntegerTiles for NeonDotprod {
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn product(tile: &IntegerTile<'_>, left: *const i8, rows: usize, sums: &mut Sums) {
     // SAFETY: as this function's.
-    unsafe {
-        match rows {
-            1 => product_of::<1>(tile, left, sums),
-            2 => product_of::<2>(tile, left, sums),
-            3 => product_of::<3>(tile, left, sums),
-            4 => product_of::<4>(tile, left, sums),
-            5 => product_of::<5>(tile, left, sums),
-            _ => product_of::<6>(tile, left, sums),
-        }
-    }
+    unsafe { by_rows!(rows, 1 2 3 4 5 6 => product_of(tile, left, sums)) }
 }
 
 #[target_feature(enable = "neon,dotprod")]

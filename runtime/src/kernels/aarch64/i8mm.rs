@@ -8,12 +8,8 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::neon::{self, Quad, Sums};
-use crate::kernels::attention;
-use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
-};
-use crate::kernels::floats;
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
+use crate::kernels::family::kernels_of;
+use crate::kernels::integers::{IntegerTile, IntegerTiles};
 
 /// NEON and the int8 matrix product. Inputs are signed bytes.
 #[derive(Clone, Copy)]

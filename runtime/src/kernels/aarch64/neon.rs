@@ -6,12 +6,9 @@
 
 use core::arch::aarch64::*;
 
-use crate::kernels::attention;
-use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
-};
+use crate::kernels::family::kernels_of;
 use crate::kernels::floats::{self, Columns, Finish, Tile};
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
+use crate::kernels::integers::{IntegerTile, IntegerTiles};
 use crate::kernels::lanes::Lanes;
 
 /// NEON without a dot product: products of bytes are added in pairs in 16 bits, which `2 * 127 * 127 < 2^15` allows, and

@@ -6,12 +6,8 @@
 use core::arch::x86_64::*;
 
 use super::pair::Pair;
-use crate::kernels::attention;
-use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
-};
-use crate::kernels::floats;
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles, Narrow};
+use crate::kernels::family::kernels_of;
+use crate::kernels::integers::{IntegerTile, IntegerTiles, Narrow, by_rows};
 
 /// AVX2 and FMA. Inputs are signed bytes, taken under the sign of the weight (from -128 to 127) and multiplied with its magnitude
 /// (at most 128). Two products fit 16 bits, from `-2 * 128 * 128` on; four do where the magnitudes are small, as most are.
@@ -39,18 +35,7 @@ impl IntegerTiles for Avx2 {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, _: usize) {
         // SAFETY: as this function's.
-        unsafe {
-            match rows {
-                1 => product::<1>(tile),
-                2 => product::<2>(tile),
-                3 => product::<3>(tile),
-                4 => product::<4>(tile),
-                5 => product::<5>(tile),
-                6 => product::<6>(tile),
-                7 => product::<7>(tile),
-                _ => product::<8>(tile),
-            }
-        }
+        unsafe { by_rows!(rows, 1 2 3 4 5 6 7 8 => product(tile)) }
     }
 
     #[inline]

@@ -5,12 +5,9 @@
 
 use core::arch::x86_64::*;
 
-use crate::kernels::attention;
-use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
-};
+use crate::kernels::family::kernels_of;
 use crate::kernels::floats::{self, Columns, Finish, Tile};
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
+use crate::kernels::integers::{IntegerTile, IntegerTiles};
 use crate::kernels::lanes::Lanes;
 
 /// AVX-512 F, BW, DQ, VL and VNNI. Inputs are multiplied as unsigned bytes, `q + 128`.

@@ -6,12 +6,8 @@
 use core::arch::x86_64::*;
 
 use super::pair::Pair;
-use crate::kernels::attention;
-use crate::kernels::family::{
-    self, Attention, Family, Floats, FloatsMut, Integers, IntegersMut, LinearF32, LinearI8, NormView, kernels_of,
-};
-use crate::kernels::floats;
-use crate::kernels::integers::{self, IntegerTile, IntegerTiles};
+use crate::kernels::family::kernels_of;
+use crate::kernels::integers::{IntegerTile, IntegerTiles, by_rows};
 
 /// AVX2, FMA and AVX-VNNI: a quad of inputs by 8 outputs is one `vpdpbusd`. Inputs are multiplied as unsigned bytes, `q + 128`.
 #[derive(Clone, Copy)]
@@ -40,16 +36,7 @@ impl IntegerTiles for AvxVnni {
     #[target_feature(enable = "avx2,fma,avxvnni")]
     unsafe fn multiply(tile: &IntegerTile<'_>, rows: usize, _: usize) {
         // SAFETY: as this function's.
-        unsafe {
-            match rows {
-                1 => product::<1>(tile),
-                2 => product::<2>(tile),
-                3 => product::<3>(tile),
-                4 => product::<4>(tile),
-                5 => product::<5>(tile),
-                _ => product::<6>(tile),
-            }
-        }
+        unsafe { by_rows!(rows, 1 2 3 4 5 6 => product(tile)) }
     }
 
     #[inline]
