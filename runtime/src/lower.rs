@@ -13,6 +13,7 @@ use tract_onnx::Onnx;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::ensure;
+use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::{InferenceFact, InferenceModelExt};
 
 use crate::program::{Program, ProgramError, Shape};
@@ -36,7 +37,7 @@ pub fn lower(model: &[u8], shape: Shape) -> Result<Program, LowerError> {
     // tract does not promise to refuse every strange graph in good order.
     let work = || {
         let graph = typed(model, shape.max_tokens)
-            .and_then(|(graph, _)| graph.into_decluttered())
+            .and_then(|(mut graph, _)| rewrite(Optimizer::declutter(), &mut graph).map(|()| graph))
             .map_err(|error| LowerError::Graph(format!("{error:#}")))?;
         let expressions = read::read(&graph).map_err(|error| LowerError::Graph(format!("{error:#}")))?;
         assemble::assemble(&expressions, shape)
@@ -121,6 +122,17 @@ fn typed_of(proto: &ModelProto, len: usize, max_tokens: usize) -> TractResult<(T
     bounds.check_constants(&model)?;
     Ok((model, bounds))
 }
+
+/// Lets tract rewrite a graph in so many steps as its size calls for. There are graphs that tract would rewrite for ever; where it
+/// stops early, the graph computes what it did.
+pub(crate) fn rewrite(optimizer: Optimizer, graph: &mut TypedModel) -> TractResult<()> {
+    let steps = STEPS_OF_ALL + STEPS_OF_EACH * graph.nodes().len();
+    optimizer.stopping_at(steps).optimize(graph)
+}
+
+/// Steps that a graph is rewritten in at most: for itself, and for each node.
+const STEPS_OF_ALL: usize = 200;
+const STEPS_OF_EACH: usize = 8;
 
 /// tract's reader with all its operators, made once.
 fn onnx() -> &'static Onnx {

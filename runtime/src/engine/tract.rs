@@ -3,10 +3,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::{bail, ensure};
 use tract_onnx::tract_core::ops::matmul::optimized::OptMatMul;
+use tract_onnx::tract_core::optim::Optimizer;
 
 use super::{EngineError, GraphError, Limits};
 use crate::lower::bounds::TooMuch;
-use crate::lower::typed;
+use crate::lower::{rewrite, typed};
 
 pub(super) const NAME: &str = "tract 0.23";
 
@@ -43,7 +44,7 @@ impl Graph {
     }
 
     fn load(model: &[u8], max_tokens: usize, limits: &Limits) -> TractResult<Self> {
-        let (model, bounds) = typed(model, max_tokens)?;
+        let (mut model, bounds) = typed(model, max_tokens)?;
         let input = |outlet: &OutletId| match &*model.node(outlet.node).name {
             "input_ids" => Ok(Input::Ids),
             "sentence_ids" => Ok(Input::SentenceIds),
@@ -53,9 +54,9 @@ impl Graph {
         };
         let inputs: Vec<Input> = model.inputs.iter().map(input).collect::<TractResult<_>>()?;
         ensure!(inputs.contains(&Input::Ids) && inputs.contains(&Input::SentenceIds), "an input is missing");
-        let mut model = model.into_decluttered()?;
+        rewrite(Optimizer::declutter(), &mut model)?;
         bounds.check_text(&model, limits)?;
-        model.optimize()?;
+        rewrite(Optimizer::codegen(), &mut model)?;
         let plan = model.into_runnable()?;
         let mut kernels: Vec<String> = plan
             .model()
