@@ -126,13 +126,13 @@ fn typed_of(proto: &ModelProto, len: usize, max_tokens: usize) -> TractResult<(T
 /// Lets tract rewrite a graph in so many steps as its size calls for. There are graphs that tract would rewrite for ever; where it
 /// stops early, the graph computes what it did.
 pub(crate) fn rewrite(optimizer: Optimizer, graph: &mut TypedModel) -> TractResult<()> {
-    let steps = STEPS_OF_ALL + STEPS_OF_EACH * graph.nodes().len();
-    optimizer.stopping_at(steps).optimize(graph)
+    optimizer.stopping_at(most_steps(graph)).optimize(graph)
 }
 
-/// Steps that a graph is rewritten in at most: for itself, and for each node.
-const STEPS_OF_ALL: usize = 200;
-const STEPS_OF_EACH: usize = 8;
+/// Steps that a graph is rewritten in at most.
+fn most_steps(graph: &TypedModel) -> usize {
+    200 + 8 * graph.nodes().len()
+}
 
 /// tract's reader with all its operators, made once.
 fn onnx() -> &'static Onnx {

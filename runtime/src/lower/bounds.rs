@@ -364,8 +364,7 @@ mod tests {
 
     use super::*;
     use crate::engine::EngineError;
-    use crate::lower::typed_of;
-    use crate::lower::{STEPS_OF_ALL, STEPS_OF_EACH, rewrite, typed};
+    use crate::lower::{most_steps, rewrite, typed, typed_of};
     use tract_onnx::tract_core::optim::Optimizer;
 
     const INT64: i32 = 7;
@@ -419,8 +418,7 @@ mod tests {
     /// What is said of a graph of 64 KiB that is bounded for 40 tokens.
     fn refusal(model: &ModelProto) -> String {
         let begin = Instant::now();
-        let result = typed_of(model, 64 << 10, 40).and_then(|(model, bounds)| {
-            let mut model = model;
+        let result = typed_of(model, 64 << 10, 40).and_then(|(mut model, bounds)| {
             rewrite(Optimizer::declutter(), &mut model)?;
             bounds.check_text(&model, &Limits::new())
         });
@@ -507,7 +505,7 @@ mod tests {
             let (mut whole, _) = typed(&file, 40).unwrap();
             let mut few = whole.clone();
             for optimizer in [Optimizer::declutter, Optimizer::codegen] {
-                let steps = (STEPS_OF_ALL + STEPS_OF_EACH * few.nodes().len()) / 4;
+                let steps = most_steps(&few) / 4;
                 optimizer().optimize(&mut whole).unwrap();
                 optimizer().stopping_at(steps).optimize(&mut few).unwrap();
                 let names = |model: &TypedModel| {
