@@ -25,6 +25,7 @@ mod arena;
 mod exchange;
 mod limits;
 mod pair;
+mod prepared;
 mod scrub;
 mod stop;
 #[cfg(feature = "tract")]
@@ -148,7 +149,8 @@ impl Engine {
         let reference = reference.unwrap_or_else(|| Reference::of_weights(program.weights().bytes()));
         let kernels = kernels.unwrap_or_else(Kernels::detect);
         let shape = program.shape();
-        let arena = arena::Arena::new(program, kernels).ok_or(EngineError::Kernels(kernels))?;
+        let arena = arena::Arena::new(program, kernels, limits)?;
+        let reference = reference.with_prepared(arena.prepared().bytes());
         let engine = Self {
             runner: Runner::Arena(Arc::new(arena)),
             shape,
@@ -597,9 +599,9 @@ pub enum EngineError {
     },
     /// The processor does not have these kernels.
     Kernels(Kernels),
-    /// A text could take more memory than the limits allow.
+    /// The model could take more memory than the limits allow.
     Memory {
-        /// Bytes that a scratch would take.
+        /// Bytes that a scratch would take, or what kernels find of the weights.
         required: usize,
         /// Bytes allowed.
         max: usize,
@@ -636,7 +638,7 @@ impl fmt::Display for EngineError {
             Self::Lower(error) => write!(f, "the bundle's graph does not run on the arena: {error}"),
             Self::Memory { required, max } => write!(
                 f,
-                "the model takes {required} bytes for a text, {max} are allowed; raise max_memory if you trust the bundle"
+                "the model takes {required} bytes beside its weights, {max} are allowed; raise max_memory if you trust the bundle"
             ),
             Self::MultiplyAdds { required, max } => write!(
                 f,

@@ -1,7 +1,8 @@
 use core::ops::Range;
 
 use super::exchange::{Link, Side};
-use super::{RunError, Stop};
+use super::prepared::{Prepare, Prepared};
+use super::{EngineError, Limits, RunError, Stop};
 use crate::kernels::{
     Attention, Family, Floats, FloatsMut, Integers, IntegersMut, Kernels, LinearF32, LinearI8, NormView, Task, exp, ln,
 };
@@ -14,16 +15,35 @@ use crate::program::{
 pub(super) struct Arena {
     program: Program,
     kernels: Kernels,
+    prepared: Prepared,
 }
 
 impl Arena {
-    /// `None` when the processor does not have the kernels.
-    pub(super) fn new(program: Program, kernels: Kernels) -> Option<Self> {
-        kernels.is_available().then_some(Self { program, kernels })
+    /// Prepares the weights for the kernels.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] when the processor does not have the kernels, or what they prepare needs more memory than there is or than
+    /// `limits` allow.
+    pub(super) fn new(program: Program, kernels: Kernels, limits: &Limits) -> Result<Self, EngineError> {
+        let prepared = kernels.dispatch(Prepare { program: &program, limits }).flatten();
+        let prepared = prepared.ok_or(EngineError::Kernels(kernels))??;
+        Ok(Self { program, kernels, prepared })
     }
 
     pub(super) fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// What the kernels have found of the weights.
+    pub(super) fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+
+    /// To damage it.
+    #[cfg(test)]
+    pub(super) fn prepared_mut(&mut self) -> &mut Prepared {
+        &mut self.prepared
     }
 
     /// Runs the program in `memory`, which must have [`Program::memory_required`] bytes at a multiple of 64. Neither
@@ -38,7 +58,15 @@ impl Arena {
         if ids.len() != sentence_ids.len() {
             return Err(RunError::Failed);
         }
-        self.dispatch(Run { program: &self.program, memory, stop, ids, sentence_ids, link: None })
+        self.dispatch(Run {
+            program: &self.program,
+            prepared: &self.prepared,
+            memory,
+            stop,
+            ids,
+            sentence_ids,
+            link: None,
+        })
     }
 
     /// As [`run`](Self::run), one half of a text: the rows of half of the tokens, or all tokens of half of the heads. What it needs
@@ -53,7 +81,15 @@ impl Arena {
         sentence_ids: &[i32],
         link: Link<'_>,
     ) -> Result<(), RunError> {
-        self.dispatch(Run { program: &self.program, memory, stop, ids, sentence_ids, link: Some(link) })
+        self.dispatch(Run {
+            program: &self.program,
+            prepared: &self.prepared,
+            memory,
+            stop,
+            ids,
+            sentence_ids,
+            link: Some(link),
+        })
     }
 
     /// Whether two threads can share a text: what an attention reads must lie head by head.
@@ -97,6 +133,7 @@ impl Arena {
 /// that cannot be, of an id it can.
 struct Run<'a> {
     program: &'a Program,
+    prepared: &'a Prepared,
     memory: &'a mut [u8],
     stop: &'a Stop,
     ids: &'a [u32],
@@ -125,7 +162,7 @@ impl Task for Run<'_> {
                     self.embed(kernels, [words, positions], norm, output, work)?;
                 }
                 Step::Linear { input, linear, epilogue, output } => {
-                    self.linear(kernels, input, linear, epilogue, output, work)?;
+                    self.linear(kernels, index, (input, linear, output), epilogue)?;
                 }
                 Step::Attention { input, heads, products, relative_bias, output } => {
                     self.attention(kernels, input, (heads as usize, products), relative_bias, output, work)?;
@@ -182,17 +219,16 @@ impl Run<'_> {
     fn linear<F: Family>(
         &mut self,
         kernels: F,
-        input: Rows,
-        linear: Linear,
+        step: usize,
+        (input, linear, output): (Rows, Linear, Rows),
         epilogue: Epilogue,
-        output: Rows,
-        work: Buffer,
     ) -> Option<()> {
         let (plan, weights) = (self.program.plan(), self.program.weights());
+        let work = plan.work(step, self.ids.len());
         let of_text = |rows: Rows| plan.rows(rows, self.ids.len());
         let (rows, input) = (of_text(output), of_text(input));
         let (outputs, stride) = (linear.outputs as usize, float_stride(linear.outputs as usize));
-        let layer = Layer::of(weights, linear)?;
+        let layer = Layer::of(weights, linear, self.prepared.of(step)?)?;
         if rows.head.is_some() {
             let parts = row_parts(input, &linear)?;
             self.exchange_rows(&parts, &parts)?;
@@ -368,7 +404,7 @@ impl Run<'_> {
         let input = plan.rows(input, self.ids.len());
         let (width, stride, labels) = (input.width, float_stride(input.width), shape.labels);
         let logits_stride = float_stride(labels);
-        let Layer::F32(layer) = Layer::of(weights, linear)? else { return None };
+        let Layer::F32(layer) = Layer::of(weights, linear, &[])? else { return None };
         let used = used_sentences(shape, self.sentence_ids);
         // The document's own row follows those of the sentences.
         let [sums, counts, logits] = plan.head(used);
@@ -533,13 +569,14 @@ struct Input<'m> {
 }
 
 /// A linear layer's weights, found.
-enum Layer<'w> {
+pub(super) enum Layer<'w> {
     I8(LinearI8<'w>),
     F32(LinearF32<'w>),
 }
 
 impl<'w> Layer<'w> {
-    fn of(weights: &'w Weights, linear: Linear) -> Option<Self> {
+    /// `prepared` is what the kernels found of its int8 weights.
+    pub(super) fn of(weights: &'w Weights, linear: Linear, prepared: &'w [u64]) -> Option<Self> {
         let (outputs, inputs) = (linear.outputs as usize, linear.inputs as usize);
         let padded = outputs.next_multiple_of(LANES);
         let bias = weights.vector(linear.bias)?;
@@ -551,6 +588,7 @@ impl<'w> Layer<'w> {
                 scales: weights.vector(scales)?,
                 bias,
                 sums: weights.view(sums, padded)?,
+                prepared,
             }),
             Panels::F32 { values } => {
                 Self::F32(LinearF32 { outputs, inputs, panels: weights.view(values, padded * inputs)?, bias })
@@ -564,14 +602,18 @@ impl Layer<'_> {
     fn columns(&self, range: Range<usize>) -> Option<Layer<'_>> {
         let panels = |inputs: usize| range.start * inputs..range.end * inputs;
         Some(match self {
-            Self::I8(layer) => Layer::I8(LinearI8 {
-                outputs: range.len(),
-                inputs: layer.inputs,
-                panels: layer.panels.get(panels(layer.inputs.next_multiple_of(4)))?,
-                scales: layer.scales.get(range.clone())?,
-                bias: layer.bias.get(range.clone())?,
-                sums: layer.sums.get(range.clone())?,
-            }),
+            Self::I8(layer) => {
+                let of_panel = layer.prepared.len().checked_div(layer.outputs.div_ceil(LANES))?;
+                Layer::I8(LinearI8 {
+                    outputs: range.len(),
+                    inputs: layer.inputs,
+                    panels: layer.panels.get(panels(layer.inputs.next_multiple_of(4)))?,
+                    scales: layer.scales.get(range.clone())?,
+                    bias: layer.bias.get(range.clone())?,
+                    sums: layer.sums.get(range.clone())?,
+                    prepared: layer.prepared.get(range.start / LANES * of_panel..range.end / LANES * of_panel)?,
+                })
+            }
             Self::F32(layer) => Layer::F32(LinearF32 {
                 outputs: range.len(),
                 inputs: layer.inputs,

@@ -42,7 +42,7 @@ pub(super) unsafe fn attention<T: IntegerTiles>(attention: &Attention<'_>, work:
                 bias: ZEROS.as_ptr(),
                 to: space.scores,
                 to_stride: columns,
-                narrow: &[0; 16],
+                prepared: &[],
             };
             T::multiply_shallow(&tile, rows, keys / 16);
             if let Some(bias) = attention.bias {
@@ -73,7 +73,7 @@ pub(super) unsafe fn attention<T: IntegerTiles>(attention: &Attention<'_>, work:
                     bias: ZEROS.as_ptr(),
                     to: to.add(panel * 16),
                     to_stride,
-                    narrow: &[0; 16],
+                    prepared: &[],
                 };
                 T::multiply(&tile, rows, T::PANELS.min(padded / 16 - panel));
             }

@@ -15,7 +15,17 @@ pub(crate) trait Family: Copy {
     /// 1e-30)`, `q = round_half_even(x * (127 / amax))`, `scale = amax / 127`.
     fn quantize(self, input: Floats<'_>, output: IntegersMut<'_>) -> Option<()>;
 
-    /// `output = (f32(sum q w) * row scale) * scale + bias`, then GELU if asked for.
+    /// Words that [`prepare`](Self::prepare) writes for an int8 layer of this shape.
+    fn prepared_len(self, _outputs: usize, _inputs: usize) -> usize {
+        0
+    }
+
+    /// Finds once, for all runs, what this family wants to know of a layer's weights.
+    fn prepare(self, _: &LinearI8<'_>, _: &mut [u64]) -> Option<()> {
+        Some(())
+    }
+
+    /// `output = (f32(sum q w) * row scale) * scale + bias`, then GELU if asked for. The layer has been prepared by this family.
     fn linear_i8(self, input: Integers<'_>, linear: &LinearI8<'_>, gelu: bool, output: FloatsMut<'_>) -> Option<()>;
 
     /// `output = fma chain over the inputs, from 0 + bias`, then GELU if asked for.
@@ -77,6 +87,7 @@ pub(crate) struct IntegersMut<'a> {
 }
 
 /// Weights of an int8 linear layer, as a program stores them.
+#[derive(Clone, Copy)]
 pub(crate) struct LinearI8<'a> {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
@@ -86,6 +97,8 @@ pub(crate) struct LinearI8<'a> {
     pub(crate) scales: &'a [f32],
     pub(crate) bias: &'a [f32],
     pub(crate) sums: &'a [i32],
+    /// What [`Family::prepare`] wrote; as many words for each panel.
+    pub(crate) prepared: &'a [u64],
 }
 
 /// Weights of an f32 linear layer, as a program stores them.
@@ -196,10 +209,15 @@ pub(super) fn quantize_fits(input: &Floats<'_>, output: &IntegersMut<'_>) -> boo
     input.holds(width) && output.holds(input.rows, width)
 }
 
-/// Whether the buffers of [`Family::linear_i8`] hold what their sizes say.
-pub(super) fn linear_i8_fits(input: &Integers<'_>, linear: &LinearI8<'_>, output: &FloatsMut<'_>) -> bool {
+/// Whether the buffers of [`Family::linear_i8`] hold what their sizes say, of a layer that is prepared to so many words.
+pub(super) fn linear_i8_fits(
+    input: &Integers<'_>,
+    linear: &LinearI8<'_>,
+    prepared: usize,
+    output: &FloatsMut<'_>,
+) -> bool {
     (linear.inputs == input.width && linear.outputs == output.width && input.rows == output.rows)
-        && (input.holds(input.width.next_multiple_of(16)) && linear.holds())
+        && (input.holds(input.width.next_multiple_of(16)) && linear.holds() && linear.prepared.len() >= prepared)
         && output.holds(output.width.next_multiple_of(16))
 }
 
@@ -261,6 +279,21 @@ macro_rules! kernels_of {
                     family::quantize_fits(&input, &output).then(|| unsafe { compiled(input, output) })
                 }
 
+                fn prepared_len(self, outputs: usize, inputs: usize) -> usize {
+                    integers::prepared_len::<$family>(outputs, inputs)
+                }
+
+                fn prepare(self, linear: &LinearI8<'_>, to: &mut [u64]) -> Option<()> {
+                    $(#[target_feature(enable = $features)])?
+                    unsafe fn compiled(linear: &LinearI8<'_>, to: &mut [u64]) {
+                        // SAFETY: as this function's.
+                        unsafe { integers::prepare::<$family>(linear, to) }
+                    }
+                    let fits = linear.holds() && to.len() >= self.prepared_len(linear.outputs, linear.inputs);
+                    // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
+                    fits.then(|| unsafe { compiled(linear, to) })
+                }
+
                 fn linear_i8(
                     self,
                     input: Integers<'_>,
@@ -273,8 +306,9 @@ macro_rules! kernels_of {
                         // SAFETY: as this function's.
                         unsafe { integers::linear::<$family>(input, linear, gelu, output) }
                     }
+                    let prepared = self.prepared_len(linear.outputs, linear.inputs);
                     // SAFETY: `self` proves the instructions; the buffers hold what is read and written.
-                    family::linear_i8_fits(&input, linear, &output)
+                    family::linear_i8_fits(&input, linear, prepared, &output)
                         .then(|| unsafe { compiled(input, linear, gelu, output) })
                 }
 

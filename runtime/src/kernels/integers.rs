@@ -43,10 +43,18 @@ pub(super) trait IntegerTiles {
         unsafe { to.write_bytes(0, 16) };
     }
 
-    /// As [`starts`](Self::starts), of a panel of weights, whose columns have these sums; and its narrow pairs, if the family
-    /// asks for them.
+    /// Words that [`prepare`](Self::prepare) writes for a panel of weights.
+    fn prepared_len(_quads: usize) -> usize {
+        0
+    }
+
+    /// Finds once what the family wants to know of a panel of weights in every run.
     #[inline(always)]
-    unsafe fn look_at(_: *const i8, _: usize, sums: *const i32, to: *mut i32, _: &mut Narrow) {
+    unsafe fn prepare(_: *const i8, _: usize, _: *mut u64) {}
+
+    /// As [`starts`](Self::starts), of a panel of weights whose columns have these sums and that was prepared.
+    #[inline(always)]
+    unsafe fn prepared_starts(_: &[u64], sums: *const i32, to: *mut i32) {
         // SAFETY: the caller vouches for 16 integers.
         unsafe {
             for column in 0..16 {
@@ -68,10 +76,6 @@ macro_rules! by_rows {
 }
 pub(super) use by_rows;
 
-/// Pairs of quads of a panel whose products a family may add in 16 bits, for any input: bit `pair % 64` of word `pair / 64`.
-/// There may be pairs without a bit.
-pub(super) type Narrow = [u64; 16];
-
 /// Where a tile of an int8 product comes from and goes to.
 pub(super) struct IntegerTile<'a> {
     /// Rows in the byte form that the family multiplies, of at least `4 * quads` bytes, padded to a multiple of 16.
@@ -92,9 +96,9 @@ pub(super) struct IntegerTile<'a> {
     pub(super) bias: *const f32,
     pub(super) to: *mut f32,
     pub(super) to_stride: usize,
-    /// Of the first panel.
-    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "only AVX2 asks"))]
-    pub(super) narrow: &'a Narrow,
+    /// What [`IntegerTiles::prepare`] wrote for the first panel; empty where nobody prepared it.
+    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "only AVX2 prepares"))]
+    pub(super) prepared: &'a [u64],
 }
 
 impl IntegerTile<'_> {
@@ -123,16 +127,17 @@ pub(super) unsafe fn linear<T: IntegerTiles>(
     output: FloatsMut<'_>,
 ) {
     let (quads, panels) = (linear.inputs.div_ceil(4), linear.outputs.div_ceil(16));
-    let mut narrow = [0; 16];
+    let len = T::prepared_len(quads);
     let mut panel = 0;
     while panel < panels {
         let wide = T::PANELS.min(panels - panel);
         // SAFETY: panels and rows are inside their buffers.
         unsafe {
             let mut start = [0; 32];
+            let prepared = |panel: usize| core::slice::from_raw_parts(linear.prepared.as_ptr().add(panel * len), len);
             for at in 0..wide {
-                let (from, sums) = (linear.panels.as_ptr().add((panel + at) * quads * 64), linear.sums.as_ptr());
-                T::look_at(from, quads, sums.add((panel + at) * 16), start.as_mut_ptr().add(at * 16), &mut narrow);
+                let sums = linear.sums.as_ptr().add((panel + at) * 16);
+                T::prepared_starts(prepared(panel + at), sums, start.as_mut_ptr().add(at * 16));
             }
             for (first, rows) in tiles(input.rows, T::ROWS) {
                 let tile = IntegerTile {
@@ -149,7 +154,7 @@ pub(super) unsafe fn linear<T: IntegerTiles>(
                     bias: linear.bias.as_ptr().add(panel * 16),
                     to: output.values.as_mut_ptr().add(first * output.stride + panel * 16),
                     to_stride: output.stride,
-                    narrow: &narrow,
+                    prepared: prepared(panel),
                 };
                 T::multiply(&tile, rows, wide);
                 if gelu {
@@ -159,5 +164,20 @@ pub(super) unsafe fn linear<T: IntegerTiles>(
             }
         }
         panel += wide;
+    }
+}
+
+/// Words that a layer of this shape is prepared to.
+pub(super) fn prepared_len<T: IntegerTiles>(outputs: usize, inputs: usize) -> usize {
+    outputs.div_ceil(16) * T::prepared_len(inputs.div_ceil(4))
+}
+
+#[inline(always)]
+pub(super) unsafe fn prepare<T: IntegerTiles>(linear: &LinearI8<'_>, to: &mut [u64]) {
+    let quads = linear.inputs.div_ceil(4);
+    let len = T::prepared_len(quads);
+    for panel in 0..linear.outputs.div_ceil(16) {
+        // SAFETY: the layer has its panels, `to` the words of each.
+        unsafe { T::prepare(linear.panels.as_ptr().add(panel * quads * 64), quads, to.as_mut_ptr().add(panel * len)) };
     }
 }

@@ -108,6 +108,9 @@ impl Task for Rounded<'_> {
     fn run<F: Family>(self, kernels: F) -> Option<Vec<f32>> {
         let Self(input, linear, gelu) = self;
         let stride = input.width.next_multiple_of(64);
+        let mut prepared = vec![u64::MAX; kernels.prepared_len(linear.outputs, linear.inputs)];
+        kernels.prepare(linear, &mut prepared)?;
+        let linear = &LinearI8 { prepared: &prepared, ..*linear };
         let (mut values, mut scales) = (vec![0xee; input.rows * stride], vec![f32::NAN; input.rows]);
         kernels.quantize(input.view(), IntegersMut { values: &mut values, scales: &mut scales, stride })?;
         let integers = Integers { values: &values, scales: &scales, rows: input.rows, width: input.width, stride };
@@ -193,6 +196,7 @@ fn with_packed<T>(
         scales: weights.vector(scales).expect("inside"),
         bias: weights.vector(linear.bias).expect("inside"),
         sums: weights.view(sums, padded).expect("inside"),
+        prepared: &[],
     })
 }
 

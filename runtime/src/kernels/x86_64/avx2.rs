@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 
 use super::pair::Pair;
 use crate::kernels::family::kernels_of;
-use crate::kernels::integers::{IntegerTile, IntegerTiles, Narrow, by_rows};
+use crate::kernels::integers::{IntegerTile, IntegerTiles, by_rows};
 
 /// AVX2 and FMA. Inputs are signed bytes, taken under the sign of the weight (from -128 to 127) and multiplied with its magnitude
 /// (at most 128). Two products fit 16 bits, from `-2 * 128 * 128` on; four do where the magnitudes are small, as most are.
@@ -57,39 +57,47 @@ impl IntegerTiles for Avx2 {
         }
     }
 
+    fn prepared_len(quads: usize) -> usize {
+        STARTS + 2 * words_of(quads / 2)
+    }
+
+    /// The starts; then for each half of the panel a bit for each pair of quads, which says that it is narrow.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn look_at(panel: *const i8, quads: usize, sums: *const i32, to: *mut i32, narrow: &mut Narrow) {
-        // SAFETY: the panel has its quads, `sums` and `to` 16 integers.
+    unsafe fn prepare(panel: *const i8, quads: usize, to: *mut u64) {
+        // SAFETY: the panel has its quads, `to` its words.
         unsafe {
-            let (bytes, words) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));
-            let most = _mm256_set1_epi16(MOST);
-            *narrow = [0; 16];
-            let mut magnitudes = [_mm256_setzero_si256(); 2];
-            for pair in 0..quads.div_ceil(2) {
-                let from = panel.add(pair * 128);
-                let mut all = [_mm256_setzero_si256(); 2];
-                for half in 0..2 {
-                    let from = from.add(half * 32);
-                    all[half] = _mm256_maddubs_epi16(magnitude(from).0, bytes);
-                    if 2 * pair + 1 < quads {
-                        let second = _mm256_maddubs_epi16(magnitude(from.add(64)).0, bytes);
-                        all[half] = _mm256_add_epi16(all[half], second);
-                    }
-                    magnitudes[half] = _mm256_add_epi32(magnitudes[half], _mm256_madd_epi16(all[half], words));
-                }
-                let over = _mm256_cmpgt_epi16(_mm256_max_epi16(all[0], all[1]), most);
-                if let Some(word) = narrow.get_mut(pair / 64).filter(|_| 2 * pair + 1 < quads) {
-                    *word |= u64::from(_mm256_movemask_epi8(over) == 0) << (pair % 64);
-                }
-            }
+            Self::starts(panel, quads, to.cast());
+            let ones = _mm256_set1_epi8(1);
+            let words = words_of(quads / 2);
             for half in 0..2 {
-                let sums = _mm256_loadu_si256(sums.cast::<__m256i>().add(half));
-                let twice = _mm256_sub_epi32(magnitudes[half], sums);
-                _mm256_storeu_si256(to.cast::<__m256i>().add(half), _mm256_srai_epi32::<1>(twice));
+                let to = to.add(STARTS + half * words);
+                to.write_bytes(0, words);
+                for pair in 0..quads / 2 {
+                    let from = panel.add(pair * 128 + half * 32);
+                    let first = _mm256_maddubs_epi16(magnitude(from).0, ones);
+                    let second = _mm256_maddubs_epi16(magnitude(from.add(64)).0, ones);
+                    let over = _mm256_cmpgt_epi16(_mm256_add_epi16(first, second), _mm256_set1_epi16(MOST));
+                    *to.add(pair / 64) |= u64::from(_mm256_testz_si256(over, over) == 1) << (pair % 64);
+                }
             }
         }
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn prepared_starts(prepared: &[u64], _: *const i32, to: *mut i32) {
+        // SAFETY: the starts come first, of 16 integers.
+        unsafe { to.copy_from_nonoverlapping(prepared.as_ptr().cast(), 16) };
+    }
+}
+
+/// Words of 16 starts.
+const STARTS: usize = 8;
+
+/// Words with a bit for each pair.
+fn words_of(pairs: usize) -> usize {
+    pairs.div_ceil(64)
 }
 
 /// Four magnitudes of at most this sum, times numbers of at most 128, fit 16 bits: `255 * 128 < 2^15`.
@@ -104,7 +112,7 @@ unsafe fn product<const ROWS: usize>(tile: &IntegerTile<'_>) {
             let mut sums = [_mm256_loadu_si256(tile.start.cast::<__m256i>().add(half)); ROWS];
             let right = tile.right.add(half * 32);
             if tile.planes == 1 {
-                add_signed(tile, right, &mut sums);
+                add_signed(tile, half, &mut sums);
             } else {
                 add_six_bits(tile, tile.left, right, &mut sums);
                 for row in &mut sums {
@@ -127,30 +135,45 @@ unsafe fn product<const ROWS: usize>(tile: &IntegerTile<'_>) {
 /// The input under the sign of the weight, times the weight's magnitude: where the weight is negative, one less than the
 /// negated input, which the start makes up for.
 #[inline(always)]
-unsafe fn add_signed<const ROWS: usize>(tile: &IntegerTile<'_>, right: *const i8, sums: &mut [__m256i; ROWS]) {
+unsafe fn add_signed<const ROWS: usize>(tile: &IntegerTile<'_>, half: usize, sums: &mut [__m256i; ROWS]) {
     // SAFETY: rows and panel are inside their buffers.
     unsafe {
+        let right = tile.right.add(half * 32);
         let pairs = tile.quads / 2;
-        for (word, &narrow) in tile.narrow.iter().enumerate().take(pairs.div_ceil(64)) {
+        let words = words_of(pairs);
+        let narrow = tile.prepared.get(STARTS + half * words..).unwrap_or_default();
+        for word in 0..words {
             let first = word * 64;
             let here = u64::MAX >> (64 - (pairs - first).min(64));
-            let mut narrow_pairs = narrow & here;
-            while narrow_pairs != 0 {
-                add_pair(tile, right, 2 * (first + narrow_pairs.trailing_zeros() as usize), sums);
-                narrow_pairs &= narrow_pairs - 1;
+            let narrow = narrow.get(word).map_or(0, |narrow| narrow & here);
+            let mut left = narrow;
+            while left != 0 {
+                let quad = 2 * (first + left.trailing_zeros() as usize);
+                prefetch(tile, right, quad, half);
+                add_pair(tile, right, quad, sums);
+                left &= left - 1;
             }
-            let mut others = !narrow & here;
-            while others != 0 {
-                let quad = 2 * (first + others.trailing_zeros() as usize);
+            let mut left = !narrow & here;
+            while left != 0 {
+                let quad = 2 * (first + left.trailing_zeros() as usize);
+                prefetch(tile, right, quad, half);
                 add_quad(tile, right, quad, sums);
                 add_quad(tile, right, quad + 1, sums);
-                others &= others - 1;
+                left &= left - 1;
             }
         }
-        for quad in 2 * pairs.min(64 * tile.narrow.len())..tile.quads {
-            add_quad(tile, right, quad, sums);
+        if tile.quads % 2 == 1 {
+            add_quad(tile, right, tile.quads - 1, sums);
         }
     }
+}
+
+/// Asks for the same place of the next panel: each half of a panel for one of its two lines. Wherever the last panel's next one would
+/// lie, to ask is harmless.
+#[inline(always)]
+unsafe fn prefetch(tile: &IntegerTile<'_>, right: *const i8, quad: usize, half: usize) {
+    // SAFETY: nothing is read.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add(tile.panel + quad * 64 + half * 32)) };
 }
 
 /// Two quads that are narrow: one instruction adds the pairs of both.
