@@ -51,10 +51,15 @@ impl Mutator {
     }
 
     /// A mutation of one of `corpus`, which is not empty: every eighth of one at the places `accepted`, where there is one. What
-    /// was refused is often far from anything that is not.
+    /// was refused is often far from anything that is not. Short ones are preferred there, because what is accepted takes its time.
     pub(crate) fn input(&mut self, corpus: &[Vec<u8>], accepted: &[usize], input: &mut Vec<u8>) {
         let any = accepted.is_empty() || !self.next().is_multiple_of(8);
-        let at = if any { self.below(corpus.len()) } else { accepted[self.below(accepted.len())] };
+        let at = if any {
+            self.below(corpus.len())
+        } else {
+            let [one, other] = [0; 2].map(|_| accepted[self.below(accepted.len())]);
+            if corpus[one].len() <= corpus[other].len() { one } else { other }
+        };
         input.clear();
         input.extend_from_slice(&corpus[at]);
         for _ in 0..[1, 1, 1, 1, 2, 2, 4, 8][self.below(8)] {
