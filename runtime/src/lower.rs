@@ -83,17 +83,22 @@ impl fmt::Display for LowerError {
 // The texts above already hold the text of the cause, so `source` stays empty: a chain would print it twice.
 impl core::error::Error for LowerError {}
 
-/// tract takes an order of axes that is none for one, and looks for a way to it until there is no memory left.
-fn check_permutations(graph: &GraphProto) -> TractResult<()> {
+/// tract takes an order of axes that is none for one, and looks for a way to it until there is no memory left. It counts up to the
+/// axis of a layer normalisation, and to nearly 2^64 where a negative one lies before the first.
+fn check_axes(graph: &GraphProto) -> TractResult<()> {
     for node in &graph.node {
         for attribute in &node.attribute {
             let mut axes = 0..attribute.ints.len() as i64;
             let order = axes.all(|axis| attribute.ints.contains(&axis));
             ensure!(order || node.op_type != "Transpose", "a transposition without an order of axes");
+            let near = attribute.name != "axis" || (-1..16).contains(&attribute.i);
+            ensure!(near || node.op_type != LAYER_NORM, "a layer normalisation over axis {}; give -1", attribute.i);
         }
     }
     Ok(())
 }
+
+const LAYER_NORM: &str = "LayerNormalization";
 
 /// Symbol of the number of tokens.
 const TOKENS: &str = "tokens";
@@ -108,7 +113,7 @@ pub(crate) fn typed(model: &[u8], max_tokens: usize) -> TractResult<(TypedModel,
 fn typed_of(proto: &ModelProto, len: usize, max_tokens: usize) -> TractResult<(TypedModel, Bounds)> {
     if let Some(graph) = &proto.graph {
         Bounds::check_written(graph, len)?;
-        check_permutations(graph)?;
+        check_axes(graph)?;
     }
     let mut model =
         onnx().model_for_proto_model(proto)?.with_outputs_by_name(["sentence_logits", "document_logits"])?;

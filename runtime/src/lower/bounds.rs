@@ -83,6 +83,12 @@ impl Bounds {
         let outputs: TVec<InferenceFact> = outputs.into_iter().cloned().collect();
         let node = model.node_mut(id);
         ensure!(node.op.nboutputs()? == outputs.len(), "a node with another number of outputs than its operator");
+        // The last axis of none: tract would count to nearly 2^64.
+        let mut ranks = inputs.iter().chain(&outputs).map(|fact| fact.shape.rank().concretize());
+        ensure!(
+            node.op.name() != "LayerNorm" || !ranks.any(|rank| rank == Some(0)),
+            "a layer normalisation of a scalar"
+        );
         let facts = || (inputs.iter().collect::<TVec<_>>(), outputs.iter().collect::<TVec<_>>());
         let known = facts();
         let (found_inputs, found_outputs, _) = node.op.infer_facts(known.0, known.1, tvec!())?;
