@@ -58,15 +58,7 @@ impl Arena {
         if ids.len() != sentence_ids.len() {
             return Err(RunError::Failed);
         }
-        self.dispatch(Run {
-            program: &self.program,
-            prepared: &self.prepared,
-            memory,
-            stop,
-            ids,
-            sentence_ids,
-            link: None,
-        })
+        self.dispatch(memory, stop, ids, sentence_ids, None)
     }
 
     /// As [`run`](Self::run), one half of a text: the rows of half of the tokens, or all tokens of half of the heads. What it needs
@@ -81,15 +73,7 @@ impl Arena {
         sentence_ids: &[i32],
         link: Link<'_>,
     ) -> Result<(), RunError> {
-        self.dispatch(Run {
-            program: &self.program,
-            prepared: &self.prepared,
-            memory,
-            stop,
-            ids,
-            sentence_ids,
-            link: Some(link),
-        })
+        self.dispatch(memory, stop, ids, sentence_ids, Some(link))
     }
 
     /// Whether two threads can share a text: what an attention reads must lie head by head.
@@ -117,10 +101,18 @@ impl Arena {
         self.program.steps().iter().map(message).max().unwrap_or(0)
     }
 
-    fn dispatch(&self, run: Run<'_>) -> Result<(), RunError> {
-        if !(1..=self.program.shape().max_tokens).contains(&run.ids.len()) {
+    fn dispatch(
+        &self,
+        memory: &mut [u8],
+        stop: &Stop,
+        ids: &[u32],
+        sentence_ids: &[i32],
+        link: Option<Link<'_>>,
+    ) -> Result<(), RunError> {
+        if !(1..=self.program.shape().max_tokens).contains(&ids.len()) {
             return Err(RunError::Failed);
         }
+        let run = Run { program: &self.program, prepared: &self.prepared, memory, stop, ids, sentence_ids, link };
         match self.kernels.dispatch(run).flatten() {
             Some(Ended::Done) => Ok(()),
             Some(Ended::Stopped) => Err(RunError::Stopped),
@@ -162,7 +154,8 @@ impl Task for Run<'_> {
                     self.embed(kernels, [words, positions], norm, output, work)?;
                 }
                 Step::Linear { input, linear, epilogue, output } => {
-                    self.linear(kernels, index, (input, linear, output), epilogue)?;
+                    let layer = Layer::of(self.program.weights(), linear, self.prepared.of(index)?)?;
+                    self.linear(kernels, (input, linear, output), &layer, epilogue, work)?;
                 }
                 Step::Attention { input, heads, products, relative_bias, output } => {
                     self.attention(kernels, input, (heads as usize, products), relative_bias, output, work)?;
@@ -219,16 +212,15 @@ impl Run<'_> {
     fn linear<F: Family>(
         &mut self,
         kernels: F,
-        step: usize,
         (input, linear, output): (Rows, Linear, Rows),
+        layer: &Layer<'_>,
         epilogue: Epilogue,
+        work: Buffer,
     ) -> Option<()> {
         let (plan, weights) = (self.program.plan(), self.program.weights());
-        let work = plan.work(step, self.ids.len());
         let of_text = |rows: Rows| plan.rows(rows, self.ids.len());
         let (rows, input) = (of_text(output), of_text(input));
         let (outputs, stride) = (linear.outputs as usize, float_stride(linear.outputs as usize));
-        let layer = Layer::of(weights, linear, self.prepared.of(step)?)?;
         if rows.head.is_some() {
             let parts = row_parts(input, &linear)?;
             self.exchange_rows(&parts, &parts)?;

@@ -21,7 +21,7 @@ impl Limits {
         Self { max_memory: Self::DEFAULT_MAX_MEMORY, max_multiply_adds: Self::DEFAULT_MAX_MULTIPLY_ADDS }
     }
 
-    /// Most bytes of a scratch, and of what kernels find of the weights once for all texts (a hundredth of them or two).
+    /// Most bytes of a scratch, and as many of what kernels find of the weights once for all texts (a hundredth of them or two).
     #[must_use]
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.max_memory = bytes;

@@ -65,7 +65,13 @@ impl Task for Prepare<'_> {
             return Some(Err(error));
         }
         prepared.words.resize(len, 0);
-        for (step, range) in steps.iter().zip(&prepared.ranges).filter(|(_, range)| !range.is_empty()) {
+        let mut done = 0;
+        for (step, range) in steps.iter().zip(&prepared.ranges) {
+            // Shared ones have been prepared for the first step that has them.
+            if range.start < done || range.is_empty() {
+                continue;
+            }
+            done = range.end;
             if let Some(Layer::I8(layer)) = int8_of(step).and_then(|linear| Layer::of(program.weights(), linear, &[])) {
                 kernels.prepare(&layer, prepared.words.get_mut(range.clone())?)?;
             }
