@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 
 use crate::kernels::Kernels;
 #[cfg(feature = "tract")]
-use crate::lower::{LowerError, lower};
+use crate::lower::{Graph, LowerError};
 use crate::program::{ALIGNMENT, Plan, Pooled, Program};
 
 pub use self::limits::Limits;
@@ -123,15 +123,20 @@ impl Engine {
         kernels: Option<Kernels>,
         limits: &Limits,
     ) -> Result<Self, EngineError> {
+        let graph = match Graph::read(model, shape.max_tokens) {
+            Ok(graph) => graph,
+            Err(cause) if choice == EngineChoice::Arena => return Err(EngineError::Lower(LowerError::Graph(cause))),
+            Err(cause) => return Err(EngineError::Model(GraphError(cause))),
+        };
         let not_lowered = match choice {
             EngineChoice::Tract => None,
-            EngineChoice::Auto | EngineChoice::Arena => match lower(model, shape) {
+            EngineChoice::Auto | EngineChoice::Arena => match graph.lower(shape) {
                 Ok(program) => return Self::on_arena(program, kernels, Origin::Lowered, limits, None),
                 Err(error) if choice == EngineChoice::Arena => return Err(EngineError::Lower(error)),
                 Err(error) => Some(error),
             },
         };
-        let graph = tract::Graph::new(model, shape.max_tokens, limits)?;
+        let graph = tract::Graph::new(graph, limits)?;
         let kernels = graph.kernels().to_vec();
         let engine =
             Self { runner: Runner::Tract(graph), shape, kernels, origin: Origin::Graph, reference: None, not_lowered };

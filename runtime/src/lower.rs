@@ -34,15 +34,39 @@ mod read;
 ///
 /// [`LowerError`] says which operator is in the way. The model may still run on tract.
 pub fn lower(model: &[u8], shape: Shape) -> Result<Program, LowerError> {
-    // tract does not promise to refuse every strange graph in good order.
-    let work = || {
-        let graph = typed(model, shape.max_tokens)
-            .and_then(|(mut graph, _)| rewrite(Optimizer::declutter(), &mut graph).map(|()| graph))
-            .map_err(|error| LowerError::Graph(format!("{error:#}")))?;
-        let expressions = read::read(&graph).map_err(|error| LowerError::Graph(format!("{error:#}")))?;
-        assemble::assemble(&expressions, shape)
-    };
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(LowerError::Graph("tract panicked".into())))
+    Graph::read(model, shape.max_tokens).map_err(LowerError::Graph)?.lower(shape)
+}
+
+/// A graph that tract has read and decluttered. It is lowered, or tract runs it.
+pub(crate) struct Graph {
+    pub(crate) model: TypedModel,
+    pub(crate) bounds: Bounds,
+}
+
+impl Graph {
+    /// Reads an ONNX model for texts of at most so many tokens, or says why it cannot be.
+    pub(crate) fn read(model: &[u8], max_tokens: usize) -> Result<Self, String> {
+        guard(|| {
+            let (mut model, bounds) = typed(model, max_tokens)?;
+            rewrite(Optimizer::declutter(), &mut model)?;
+            Ok(Self { model, bounds })
+        })
+    }
+
+    pub(crate) fn lower(&self, shape: Shape) -> Result<Program, LowerError> {
+        let expressions = guard(|| read::read(&self.model)).map_err(LowerError::Graph)?;
+        guard(|| Ok(assemble::assemble(&expressions, shape))).map_err(LowerError::Graph)?
+    }
+}
+
+/// Runs `work` and turns a panic into an error: tract does not promise to refuse every strange graph in good order, and a
+/// bundle that was damaged in the making must not take the process down.
+pub(crate) fn guard<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
+    // Whatever a panic leaves half done is dropped with `work`, or is logits that the caller never gets to see.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| format!("{error:#}")),
+        Err(_) => Err("tract panicked".into()),
+    }
 }
 
 /// A model cannot be lowered.
@@ -110,7 +134,7 @@ const TOKENS: &str = "tokens";
 
 /// Parses an ONNX model for one text of at most so many tokens; the outputs are `sentence_logits` and `document_logits`. Its
 /// constants are not folded yet, and will not take more than the bounds allow.
-pub(crate) fn typed(model: &[u8], max_tokens: usize) -> TractResult<(TypedModel, Bounds)> {
+fn typed(model: &[u8], max_tokens: usize) -> TractResult<(TypedModel, Bounds)> {
     let proto = onnx().proto_model_for_read(&mut &model[..])?;
     typed_of(&proto, model.len(), max_tokens)
 }

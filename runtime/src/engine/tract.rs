@@ -1,5 +1,3 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::{bail, ensure};
 use tract_onnx::tract_core::ops::matmul::optimized::OptMatMul;
@@ -7,7 +5,7 @@ use tract_onnx::tract_core::optim::Optimizer;
 
 use super::{EngineError, GraphError, Limits};
 use crate::lower::bounds::TooMuch;
-use crate::lower::{rewrite, typed};
+use crate::lower::{self, guard, rewrite};
 
 pub(super) const NAME: &str = "tract 0.23";
 
@@ -28,11 +26,11 @@ enum Input {
 }
 
 impl Graph {
-    /// A model for texts of at most so many tokens, which takes no more for one than the limits allow, as far as shapes tell.
-    pub(super) fn new(model: &[u8], max_tokens: usize, limits: &Limits) -> Result<Self, EngineError> {
+    /// Optimises a model that takes no more for a text than the limits allow, as far as shapes tell.
+    pub(super) fn new(graph: lower::Graph, limits: &Limits) -> Result<Self, EngineError> {
         let mut too_much = None;
-        let loaded = guard(|| {
-            Self::load(model, max_tokens, limits).or_else(|error| match error.downcast::<TooMuch>() {
+        let optimised = guard(|| {
+            Self::optimise(graph, limits).or_else(|error| match error.downcast::<TooMuch>() {
                 Ok(TooMuch(error)) => {
                     too_much = Some(error);
                     bail!("the limits")
@@ -40,11 +38,10 @@ impl Graph {
                 Err(error) => Err(error),
             })
         });
-        loaded.map_err(|error| too_much.unwrap_or(EngineError::Model(error)))
+        optimised.map_err(|cause| too_much.unwrap_or(EngineError::Model(GraphError(cause))))
     }
 
-    fn load(model: &[u8], max_tokens: usize, limits: &Limits) -> TractResult<Self> {
-        let (mut model, bounds) = typed(model, max_tokens)?;
+    fn optimise(lower::Graph { mut model, bounds }: lower::Graph, limits: &Limits) -> TractResult<Self> {
         let input = |outlet: &OutletId| match &*model.node(outlet.node).name {
             "input_ids" => Ok(Input::Ids),
             "sentence_ids" => Ok(Input::SentenceIds),
@@ -54,7 +51,6 @@ impl Graph {
         };
         let inputs: Vec<Input> = model.inputs.iter().map(input).collect::<TractResult<_>>()?;
         ensure!(inputs.contains(&Input::Ids) && inputs.contains(&Input::SentenceIds), "an input is missing");
-        rewrite(Optimizer::declutter(), &mut model)?;
         bounds.check_text(&model, limits)?;
         rewrite(Optimizer::codegen(), &mut model)?;
         let plan = model.into_runnable()?;
@@ -102,16 +98,6 @@ impl Graph {
             }
             Ok(())
         })
-    }
-}
-
-/// Runs `work` and turns a panic into an error: tract does not promise to refuse every strange graph in good order, and a
-/// bundle that was damaged in the making must not take the process down.
-fn guard<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, GraphError> {
-    // Whatever a panic leaves half done is dropped with `work`, or is logits that the caller never gets to see.
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(GraphError(format!("{error:#}"))),
-        Err(_) => Err(GraphError("tract panicked".into())),
+        .map_err(GraphError)
     }
 }
