@@ -64,7 +64,7 @@ fn labelling_allocates_nothing() {
     let words = "The tumour cells divided, TNF-\u{3b1} rose by 3.5 \u{b5}g/ml. Caf\u{e9}-au-lait spots; \u{4e2d}\u{6587}\u{3002} No vessel grew! ";
     let endless: Vec<char> = words.repeat(40).chars().collect();
     let texts: Vec<String> =
-        (0..1000).map(|number| endless[number % 90..number % 90 + 2 * number].iter().collect()).collect();
+        (0..128).map(|number| endless[number % 90..number % 90 + 16 * number].iter().collect()).collect();
     let long = "word ".repeat(50_000);
 
     let bytes_before = BYTES.get();
@@ -76,7 +76,7 @@ fn labelling_allocates_nothing() {
     let mut memory = vec![0; labeler.memory_required()];
     let before = ALLOCATIONS.get();
     let mut in_memory = labeler.scratch_in(&mut memory).unwrap();
-    assert_eq!(labeler.label(&mut in_memory, &texts[400]), labeler.label(&mut scratch, &texts[400]));
+    assert_eq!(labeler.label(&mut in_memory, &texts[50]), labeler.label(&mut scratch, &texts[50]));
     let (mut given, mut tokens, mut truncated, mut empty, mut scored) = (0, 0, 0, 0, 0);
     for (text, point) in texts.iter().chain([&long]).zip(points.into_iter().cycle()) {
         let report = labeler.label_at(&mut scratch, text, point).unwrap();
@@ -89,7 +89,7 @@ fn labelling_allocates_nothing() {
     let after = ALLOCATIONS.get();
     assert_eq!(after - before, 0);
     // The texts were what they should be, and the counter counts.
-    assert!(given > 100 && tokens > 100_000 && truncated >= 1 && empty >= 1, "{given} {tokens} {truncated} {empty}");
+    assert!(given > 50 && tokens > 20_000 && truncated >= 1 && empty >= 1, "{given} {tokens} {truncated} {empty}");
     assert_eq!(scored + empty, texts.len() + 1);
     drop(labeler.scratch());
     assert_eq!(ALLOCATIONS.get() - after, 4);
